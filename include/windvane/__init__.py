@@ -1,0 +1,1 @@
+"""Windvane as plain Python: everything the Airflow operators call, importable and testable without Airflow."""
