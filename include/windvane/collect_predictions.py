@@ -1,0 +1,136 @@
+"""Moves the closed request-log segments of the scoring service into the lake, and joins them with outcomes."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from windvane.config import ModelConfig
+from windvane.errors import StorageError
+from windvane.lake import Lake
+from windvane.settings import Settings
+from windvane.windows import Window
+
+log = logging.getLogger(__name__)
+
+_SUFFIXES = (".arrow", ".parquet")
+_SEGMENTS_PER_COMMIT = 500
+_ROWS_PER_COMMIT = 200_000
+_MOMENT = pa.timestamp("us", tz="UTC")
+_SCHEMA = pa.schema(
+    [
+        ("segment", pa.string()),
+        ("request_id", pa.string()),
+        ("row", pa.int64()),
+        ("received", _MOMENT),
+        ("version", pa.int64()),
+        ("digest", pa.string()),
+        ("id", pa.string()),
+        ("time", _MOMENT),
+        ("features", pa.string()),
+        ("prediction", pa.string()),
+        ("score", pa.float64()),
+        ("probabilities", pa.string()),
+    ]
+)
+
+
+def collect_predictions(config: ModelConfig, settings: Settings, lake: Lake) -> int:
+    """Commit every closed segment to the `predictions` table, then delete its file.
+
+    A segment is replaced by its name, so one that was committed but not yet deleted when a task died, or that two tasks
+    collect at once, is there once. A file that is no segment is kept as `<name>.damaged` and named in the log.
+
+    Returns:
+        The number of rows that were committed.
+
+    Raises:
+        StorageError: If a segment cannot be read or deleted, or the table cannot be written.
+    """
+    directory = settings.requests / config.model
+    paths = sorted(p for p in directory.glob("*") if p.suffix in _SUFFIXES and not p.name.startswith(".")) if directory.is_dir() else []
+    rows = 0
+    for number, batch in enumerate(_batches(paths)):
+        table = pa.concat_tables([content for _, content in batch], promote_options="default")
+        lake.replace_rows(config.model, "predictions", table, key="segment", values=[path.stem for path, _ in batch])
+        for path, _ in batch:
+            _delete(path)
+        rows += table.num_rows
+        log.info("%s: collected %d scored rows from %d segments (commit %d)", config.model, table.num_rows, len(batch), number + 1)
+    return rows
+
+
+def join_outcomes(config: ModelConfig, lake: Lake, window: Window) -> pd.DataFrame:
+    """Join the scored rows of a window of data time with their outcomes, by `data.id`, else by the request id.
+
+    Of several scorings of one id the latest counts. Rows that were scored without an id have no outcome.
+
+    Returns:
+        Columns id, time, version, score, prediction, probabilities, label (null where the outcome is not known).
+    """
+    kept = ["id", "time", "version", "score", "prediction", "probabilities", "label"]
+    columns = ["request_id", "row", "received", *kept[:-1]]
+    scored = lake.read(config.model, "predictions", window=window, time="time", columns=columns)
+    if scored.empty:
+        return pd.DataFrame(columns=kept)
+    key = "id" if config.data.id else "request_id"
+    scored = scored.sort_values(["received", "row"], kind="stable")
+    if key == "id":
+        scored = scored[scored["id"].isna() | ~scored["id"].duplicated(keep="last")]
+    source = config.data.id or "request_id"
+    known = lake.read(config.model, "raw", window=window, time=config.data.time, columns=[source, config.data.label])
+    known = known[known[source].notna() & known[config.data.label].notna()]
+    labels = known.set_index(known[source].astype(str))[config.data.label]
+    labels = labels[~labels.index.duplicated(keep="last")]
+    return scored.assign(label=scored[key].map(labels))[kept].reset_index(drop=True)
+
+
+def _batches(paths: list[Path]) -> Iterator[list[tuple[Path, pa.Table]]]:
+    """Readable segments in groups that fit into one commit and into memory."""
+    batch: list[tuple[Path, pa.Table]] = []
+    for path in paths:
+        content = _read(path)
+        if content is None:
+            continue
+        batch.append((path, content))
+        if len(batch) >= _SEGMENTS_PER_COMMIT or sum(table.num_rows for _, table in batch) >= _ROWS_PER_COMMIT:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _read(path: Path) -> pa.Table | None:
+    """The rows of a segment; None if another task took it first, or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise StorageError(f"{path}: the request log cannot be read: {exc.strerror}; mend it, then run again") from exc
+    buffer = pa.BufferReader(content)
+    try:
+        table = pq.read_table(buffer) if content[:4] == b"PAR1" else pa.ipc.open_file(buffer).read_all()
+        return _with_schema(table, segment=path.stem)
+    # pyarrow reports cut files as OSError; the bytes were already read, so it can only be about their meaning
+    except (pa.ArrowException, OSError) as exc:
+        log.error("%s: not a request-log segment, kept as %s.damaged and not collected: %s", path, path.name, str(exc)[:200])
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        return None
+
+
+def _with_schema(table: pa.Table, *, segment: str) -> pa.Table:
+    known, n = set(table.column_names), table.num_rows
+    columns = {field.name: table[field.name].cast(field.type) if field.name in known else pa.nulls(n, field.type) for field in _SCHEMA}
+    columns["segment"] = pa.repeat(pa.scalar(segment), n)
+    return pa.table(columns, schema=_SCHEMA)
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be deleted after it was collected: {exc.strerror}; mend this, then run again") from exc

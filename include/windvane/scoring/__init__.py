@@ -1,0 +1,1 @@
+"""The scoring service: answers requests with the version that the release ledger says should serve."""

@@ -1,0 +1,323 @@
+"""Whole windows of a tiny model: real lake, ledger, bundle, Evidently and trial refit."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from windvane.bundle import write_bundle
+from windvane.config import ModelConfig
+from windvane.errors import BundleError
+from windvane.fit_pipeline import fit_pipeline
+from windvane.lake import Lake
+from windvane.ledger import Ledger
+from windvane.model_code import load_model_code
+from windvane.monitor_model import monitor_window
+from windvane.predictor import load_predictor
+from windvane.settings import load_settings
+from windvane.signature import conform, describe_columns
+from windvane.try_refit import try_refit
+from windvane.windows import Window
+
+CODE = """
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+
+def build_pipeline(params):
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["group"]), ("passthrough", ["x"]), remainder="drop")
+    return make_pipeline(columns, LogisticRegression(C=params.get("C", 1.0)))
+"""
+DAY = timedelta(days=1)
+START = datetime(2013, 1, 1, tzinfo=UTC)
+FIRST, SECOND, THIRD = (Window(START + 30 * i * DAY, START + 30 * (i + 1) * DAY) for i in range(3))
+ROWS = 600
+
+
+def rows(window, *, slope=2.0, shift=0.0, seed=0):
+    """Rows of one window; `slope` is the concept, `shift` moves the input."""
+    random = np.random.default_rng([seed, window.start.toordinal()])
+    x = random.normal(shift, 1.0, ROWS)
+    moments = window.start + (window.end - window.start) * (np.arange(ROWS) / ROWS)
+    return pd.DataFrame(
+        {
+            "key": [f"{window.key}-{i}" for i in range(ROWS)],
+            "at": pd.to_datetime(moments, utc=True).as_unit("us"),
+            "x": x,
+            "group": random.choice(["a", "b", "c"], ROWS),
+            "y": (random.random(ROWS) < 1 / (1 + np.exp(-slope * (x - shift)))).astype(float),
+        }
+    )
+
+
+class Platform:
+    """One installation in a temporary directory."""
+
+    def __init__(self, directory, **config):
+        path = directory / "tiny.py"
+        path.write_text(CODE)
+        self.settings = load_settings({"WINDVANE_VAR": str(directory / "var")})
+        self.settings.var.mkdir()
+        self.code = load_model_code(path, "tiny")
+        self.lake, self.ledger = Lake(self.settings.lake), Ledger(self.settings.database)
+        self.config = ModelConfig.model_validate(
+            {
+                "model": "tiny",
+                "task": "binary_classification",
+                "data": {"id": "key", "time": "at", "label": "y"},
+                "train": {"window": "60d", "holdout": "10d"},
+                "monitor": {"min_rows": 100},
+                "gates": {"min_rows": 50},
+                **config,
+            }
+        )
+
+    def ingest(self, window, frame=None, **how):
+        self.lake.overwrite_window("tiny", "raw", rows(window, **how) if frame is None else frame, window=window, time="at")
+
+    def deploy(self, version, train):
+        """Bundle a model of the train window's rows and let it serve."""
+        known = self.lake.read("tiny", "raw", window=train, time="at")
+        columns = tuple(c for c in describe_columns(known, exclude=("key", "y")) if c.name != "at")
+        inputs, labels = conform(known, columns), known["y"].astype(int)
+        pipeline = fit_pipeline(self.code, {"C": 1.0}, inputs, labels, seed=1)
+        manifest = {
+            "model": "tiny",
+            "task": "binary_classification",
+            "training_key": f"{version:064d}",
+            "snapshot": {"train": train.as_extra(), "holdout": Window(train.end, train.end + DAY).as_extra()},
+            "params": {"C": 1.0},
+            "signature": [c.as_json() for c in columns],
+            "classes": [0, 1],
+        }
+        reference = inputs.assign(y=labels)
+        bundle = write_bundle(
+            self.settings.bundles, pipeline=pipeline, code=self.code, golden=inputs[:20], reference=reference, manifest=manifest
+        )
+        self.ledger.append(
+            "tiny",
+            expected_epoch=version - 1,
+            action="promote",
+            version=version,
+            digest=bundle.digest,
+            traffic={version: 100},
+            actor="test",
+            reason="test",
+        )
+        return load_predictor(bundle)
+
+    def serve(self, predictor, frame):
+        """What the scoring service would have logged of these rows."""
+        scores = predictor.predict(frame).probabilities[:, 1]
+        log = pa.table(
+            {
+                "request_id": [f"r{i}" for i in range(len(frame))],
+                "row": [0] * len(frame),
+                "received": pa.array([START] * len(frame), pa.timestamp("us", tz="UTC")),
+                "version": [1] * len(frame),
+                "id": frame["key"].tolist(),
+                "time": pa.array(frame["at"], pa.timestamp("us", tz="UTC")),
+                "features": [json.dumps(row) for row in frame[["x", "group"]].to_dict("records")],
+                "score": scores,
+            }
+        )
+        path = self.settings.requests / "tiny" / "0001.arrow"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, log.schema) as writer:
+            writer.write_table(log)
+
+    def monitor(self, window):
+        return monitor_window(self.config, self.code, self.settings, self.lake, self.ledger, window=window)
+
+    def decisions(self):
+        return self.lake.read("tiny", "decisions").set_index("window_key")["decision"].to_dict()
+
+
+@pytest.fixture
+def platform(tmp_path):
+    made = Platform(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+@pytest.fixture
+def served(platform):
+    """Version 1, trained on the first 20 days, serves."""
+    platform.ingest(FIRST)
+    platform.deploy(1, Window(START, START + 20 * DAY))
+    return platform
+
+
+def test_nothing_serves_yet(platform):
+    platform.ingest(FIRST)
+
+    result = platform.monitor(FIRST)
+
+    assert (result.decision, result.reason, result.report_path) == ("wait", "nothing serves yet", None)
+    assert platform.decisions() == {FIRST.key: "wait"}
+
+
+def test_champion_that_a_refit_could_not_surpass_in_age_is_ok(served):
+    result = served.monitor(FIRST)
+
+    assert result.decision == "ok"
+    assert "none that are newer" in result.reason
+    assert result.evidence.refit is None
+
+
+def test_same_concept_is_ok_with_a_report_and_the_realised_metric(served):
+    frame = rows(SECOND)
+    served.ingest(SECOND, frame)
+    served.serve(load_champion(served), frame)
+
+    result = served.monitor(SECOND)
+
+    assert result.decision == "ok", result.reason
+    assert result.evidence.judged == Window(SECOND.end - 10 * DAY, SECOND.end)
+    assert result.evidence.refit.train_rows == 1000
+    assert (result.evidence.realised.rows, result.evidence.bad_inputs, result.evidence.drifted) == (600, (), ())
+    assert result.evidence.realised.value > 0.8
+    assert result.report_path == served.settings.reports / "tiny" / SECOND.key / "drift.html"
+    assert result.report_path.is_file()
+    stored = json.loads((result.report_path.parent / "decision.json").read_text())
+    assert stored == json.loads(json.dumps(result.as_json()))
+
+
+def load_champion(platform):
+    from windvane.bundle import open_bundle
+
+    return load_predictor(open_bundle(platform.settings.bundles, platform.ledger.last("tiny").digest))
+
+
+def test_new_concept_retrains_without_any_drift_of_the_inputs(served):
+    served.ingest(SECOND, slope=-2.0)
+
+    result = served.monitor(SECOND)
+
+    assert result.decision == "retrain", result.reason
+    assert result.evidence.drifted == ()
+    assert result.evidence.refit.low > 0
+
+
+def test_drift_with_an_intact_ranking_is_ignored(served):
+    served.ingest(SECOND, shift=3.0)
+
+    result = served.monitor(SECOND)
+
+    assert result.decision == "ignore", result.reason
+    assert result.evidence.drifted == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("break_", "problem"),
+    [
+        pytest.param(lambda f: f.drop(columns="x"), "x has no value", id="lost in this window, null in the table"),
+        pytest.param(lambda f: f.assign(x=np.inf), "infinite", id="infinite"),
+        pytest.param(lambda f: f.assign(group=f["group"].str.upper()), "never saw", id="renamed categories"),
+        pytest.param(lambda f: f.assign(y=0.0), "class 1 of the label", id="label collapsed"),
+    ],
+)
+def test_bad_inputs_are_fixed_and_not_learned(served, break_, problem):
+    served.ingest(SECOND, break_(rows(SECOND, slope=-2.0)))
+
+    result = served.monitor(SECOND)
+
+    assert result.decision == "fix_data"
+    assert problem in result.reason
+    assert result.evidence.refit is None
+
+
+def test_bad_served_rows_are_seen_though_the_committed_ones_are_good(served):
+    frame = rows(SECOND)
+    served.ingest(SECOND, frame)
+    served.serve(load_champion(served), frame.assign(group="zz"))
+
+    result = served.monitor(SECOND)
+
+    assert result.decision == "fix_data"
+    assert result.evidence.bad_inputs == ("served rows: column group has the same value in all 600 rows; it had 3 in training",)
+
+
+@pytest.mark.parametrize("how", ["empty window", "few labels"])
+def test_too_few_rows_wait(served, how):
+    frame = rows(SECOND)
+    served.ingest(SECOND, frame[:0] if how == "empty window" else frame.assign(y=frame["y"].where(frame.index % 3 == 0)))
+
+    result = served.monitor(SECOND)
+
+    assert result.decision == "wait"
+    assert "monitor.min_rows asks for 100" in result.reason
+    assert result.evidence.labelled_rows == (0 if how == "empty window" else 66)
+
+
+def test_rows_whose_outcomes_are_not_complete_are_not_judged(tmp_path):
+    platform = Platform(tmp_path, data={"id": "key", "time": "at", "label": "y", "label_delay": "3d"})
+    platform.ingest(FIRST)
+    platform.deploy(1, Window(START, START + 20 * DAY))
+    platform.ingest(SECOND)
+
+    assert platform.monitor(SECOND).evidence.judged.end == SECOND.end - 3 * DAY
+    assert platform.monitor(FIRST).evidence.judged.end == FIRST.end
+    platform.ledger.close()
+
+
+def test_deciding_again_replaces_the_decision_and_is_the_same(served):
+    served.ingest(SECOND, slope=-2.0)
+    served.ingest(THIRD, slope=-2.0)
+
+    first, _, again = served.monitor(SECOND), served.monitor(THIRD), served.monitor(SECOND)
+
+    assert again == first
+    assert served.decisions() == {SECOND.key: "retrain", THIRD.key: "retrain"}
+
+
+def test_cooldown_counts_data_time_and_ignores_later_windows(tmp_path):
+    platform = Platform(tmp_path, retrain={"cooldown": "45d"})
+    platform.ingest(FIRST)
+    platform.deploy(1, Window(START, START + 20 * DAY))
+    platform.ingest(SECOND, slope=-2.0)
+    platform.ingest(THIRD, slope=-2.0)
+
+    decisions = [platform.monitor(window).decision for window in (SECOND, THIRD, SECOND)]
+
+    assert decisions == ["retrain", "wait", "retrain"]
+    platform.ledger.close()
+
+
+def test_champion_whose_bundle_is_damaged_is_named(served):
+    bundle = served.settings.bundles / served.ledger.last("tiny").digest
+    (bundle / "reference.parquet").write_bytes(b"x")
+
+    with pytest.raises(BundleError, match=r"reference\.parquet"):
+        served.monitor(FIRST)
+
+
+@pytest.mark.parametrize(
+    ("train", "judged", "problem"),
+    [
+        pytest.param(rows(FIRST)[:10], rows(SECOND), "only 10 labelled rows", id="too few rows to train on"),
+        pytest.param(rows(FIRST).assign(y=0.0), rows(SECOND), "rows to train on have a single class", id="one class to train on"),
+        pytest.param(rows(FIRST), rows(SECOND).assign(y=1.0), "newest rows have a single class", id="one class to judge on"),
+    ],
+)
+def test_refit_that_cannot_be_judged_says_why(served, train, judged, problem):
+    refit = try_refit(served.config, served.code, load_champion(served), train=train, judged=judged)
+
+    assert problem in refit.problem
+
+
+def test_refit_knows_a_class_that_the_champion_never_saw(served):
+    config = served.config.model_copy(update={"task": "multiclass_classification"})
+    champion = load_champion(served)
+    train, judged = (rows(window).assign(y=lambda f: np.select([f["x"] > 1, f["x"] > 0], [2, 1], 0)) for window in (FIRST, SECOND))
+
+    refit = try_refit(config, served.code, champion, train=train, judged=judged)
+
+    assert refit.problem == ""
+    assert refit.rows == ROWS
+    assert refit.low > 0.05

@@ -1,0 +1,176 @@
+"""Scored rows reach segments that are whole, named once and readable; what is lost is counted."""
+
+import json
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from windvane.scoring.log_requests import SCHEMA, RequestLog, ScoredRequest
+
+NOW = datetime(2013, 2, 1, 6, tzinfo=UTC)
+
+
+def scored(request_id="r", rows=2, **changes):
+    frame = pd.DataFrame({"carrier": ["UA"] * rows, "distance": [None, *[1.5] * (rows - 1)], "at": pd.to_datetime([NOW] * rows)})
+    values = {
+        "request_id": request_id,
+        "received": NOW,
+        "version": 3,
+        "digest": "d" * 64,
+        "frame": frame,
+        "ids": [f"{request_id}-{i}" for i in range(rows)],
+        "times": [NOW] * rows,
+        "predictions": [1.0] * rows,
+        "scores": [0.75] * rows,
+        "probabilities": None,
+    }
+    return ScoredRequest(**(values | changes))
+
+
+def read(directory):
+    tables = []
+    for path in sorted(directory.glob("*.arrow")):
+        with pa.OSFile(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        assert set(table["segment"].to_pylist()) == {path.stem}
+        tables.append(table)
+    return pa.concat_tables(tables).to_pylist() if tables else []
+
+
+def wait_for(condition, seconds=5):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.01)
+
+
+def test_rows_are_written_with_all_columns(tmp_path):
+    log = RequestLog(tmp_path / "tiny", segment_seconds=0.05)
+    log.start()
+    log.put(scored())
+    wait_for(lambda: list((tmp_path / "tiny").glob("*.arrow")))
+    log.close()
+
+    found = read(tmp_path / "tiny")
+    assert list(found[0]) == SCHEMA.names
+    assert [row["row"] for row in found] == [0, 1]
+    assert [json.loads(row["features"]) for row in found] == [
+        {"carrier": "UA", "distance": None, "at": "2013-02-01T06:00:00+00:00"},
+        {"carrier": "UA", "distance": 1.5, "at": "2013-02-01T06:00:00+00:00"},
+    ]
+    assert {(row["request_id"], row["version"], row["prediction"], row["score"], row["probabilities"]) for row in found} == {
+        ("r", 3, "1.0", 0.75, None)
+    }
+    assert found[0]["received"] == found[0]["time"] == NOW
+    assert not list((tmp_path / "tiny").glob(".*"))
+
+
+def test_more_than_two_classes_keep_their_probabilities(tmp_path):
+    log = RequestLog(tmp_path)
+    log.start()
+    log.put(scored(rows=1, predictions=["b"], scores=None, probabilities=[[0.1, 0.7, 0.2]]))
+    log.close()
+
+    (row,) = read(tmp_path)
+    assert (row["prediction"], row["score"], json.loads(row["probabilities"])) == ("b", None, [0.1, 0.7, 0.2])
+
+
+def test_close_writes_what_waits(tmp_path):
+    written = []
+    log = RequestLog(tmp_path, segment_seconds=60, on_written=written.append)
+    log.start()
+    for number in range(50):
+        log.put(scored(f"r{number}"))
+    log.close()
+
+    assert len(read(tmp_path)) == 100 == sum(written)
+    assert not log.put(scored())
+
+
+def test_a_segment_is_closed_when_it_has_enough_rows_and_names_are_never_reused(tmp_path):
+    first, second = (RequestLog(tmp_path, segment_rows=10, segment_seconds=60) for _ in range(2))
+    for log in (first, second):
+        log.start()
+        for number in range(20):
+            log.put(scored(f"r{number}", rows=3))
+        wait_for(lambda: len(list(tmp_path.glob("*.arrow"))) >= 3)
+        log.close()
+
+    assert len(read(tmp_path)) == 120
+    assert max(len(pa.ipc.open_file(str(path)).read_all()) for path in tmp_path.glob("*.arrow")) <= 10
+
+
+def test_a_full_log_drops_counts_and_says_so(tmp_path, caplog):
+    dropped = []
+    log = RequestLog(tmp_path, max_rows=10, on_dropped=dropped.append)
+
+    accepted = [log.put(scored(rows=4)) for _ in range(4)]
+
+    assert accepted == [True, True, False, False]
+    assert dropped == [4, 4]
+    assert len([r for r in caplog.records if "were not logged" in r.message]) == 1
+
+
+def test_a_disk_that_fails_keeps_rows_until_it_works_again(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    directory = tmp_path / "tiny"
+    directory.write_text("a file where the directory should be")
+    log = RequestLog(directory, segment_seconds=0.02, retry_seconds=0.05)
+    log.start()
+    log.put(scored("first"))
+    log.put(scored("second"))
+    wait_for(lambda: "cannot be written" in caplog.text)
+    time.sleep(0.2)
+    directory.unlink()
+    wait_for(lambda: directory.is_dir() and list(directory.glob("*.arrow")))
+    log.close()
+
+    assert [row["id"] for row in read(directory)] == ["first-0", "first-1", "second-0", "second-1"]
+    assert caplog.text.count("cannot be written") == 1
+
+
+def test_a_disk_that_never_works_ends_in_counted_drops(tmp_path):
+    directory = tmp_path / "tiny"
+    directory.write_text("")
+    dropped = []
+    log = RequestLog(directory, segment_seconds=0.02, retry_seconds=60, on_dropped=dropped.append)
+    log.start()
+    log.put(scored())
+    log.close(timeout_seconds=5)
+
+    assert dropped == [2]
+
+
+def test_many_writers_lose_nothing(tmp_path):
+    log = RequestLog(tmp_path, segment_rows=40, segment_seconds=0.01)
+    log.start()
+
+    def work(name):
+        for number in range(50):
+            assert log.put(scored(f"{name}-{number}", rows=1))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+
+    assert len({row["request_id"] for row in read(tmp_path)}) == 200
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\u2028", '"', "é", "\x00"])
+def test_any_text_is_one_json_value(tmp_path, text):
+    log = RequestLog(tmp_path)
+    log.start()
+    log.put(scored(rows=1, frame=pd.DataFrame({"carrier": [text]}), ids=[text]))
+    log.close()
+
+    (row,) = read(tmp_path)
+    assert json.loads(row["features"]) == {"carrier": text}
+    assert row["id"] == text
