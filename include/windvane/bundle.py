@@ -1,0 +1,266 @@
+"""The bundle: an immutable, content-addressed directory that holds one model and everything needed to serve and judge it.
+
+<bundles>/<digest>/bundle.json         what it is, with the SHA-256 of every other file; its own SHA-256 is the digest
+                   model.skops         the fitted pipeline
+                   model.py            the model file that it was trained with
+                   golden.parquet      rows and the predictions of the runtime that will serve
+                   reference.parquet   rows of the training time, for drift
+<bundles>/keys/<training key>          the digest that was first made from that training key
+<bundles>/verdicts/<digest>.json       what is learned later stands beside the bundle, never in it
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from windvane.errors import BundleError, StorageError
+from windvane.model_code import ModelCode
+from windvane.predictor import golden_frame, load_predictor, untrusted_types
+
+FILES = ("model.skops", "model.py", "golden.parquet", "reference.parquet")
+MANIFEST = "bundle.json"
+_ABANDONED_SECONDS = 86_400
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One bundle on disk.
+
+    Attributes:
+        digest: SHA-256 of `bundle.json`, which is also the directory's name.
+        manifest: The content of `bundle.json`.
+    """
+
+    digest: str
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def training_key(self) -> str:
+        """What it was made from."""
+        return str(self.manifest["training_key"])
+
+    def size_bytes(self) -> int:
+        """Size of all its files."""
+        return sum((self.path / name).stat().st_size for name in (*FILES, MANIFEST))
+
+
+def write_bundle(
+    root: Path, *, pipeline: Any, code: ModelCode, golden: pd.DataFrame, reference: pd.DataFrame, manifest: Mapping[str, Any]
+) -> Bundle:
+    """Write a bundle so that it is there as a whole or not at all, and return it.
+
+    The model is loaded back from its own bytes, and that runtime's predictions of the golden rows are what is stored.
+    If another process made a bundle from the same training key first, that one is returned.
+
+    Args:
+        root: Directory of all bundles.
+        pipeline: The fitted scikit-learn pipeline.
+        code: The model file that it belongs to.
+        golden: Input rows with at least the columns of the signature.
+        reference: Rows for drift.
+        manifest: Everything of `bundle.json` except `files`.
+
+    Raises:
+        BundleError: If the pipeline holds something that cannot be stored or may not be loaded again.
+        StorageError: If the disk is full or not writable.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
+    except OSError as exc:
+        raise StorageError(f"{root}: cannot be written: {exc.strerror}; free space or permissions are needed") from exc
+    try:
+        made = _fill(building, pipeline=pipeline, code=code, golden=golden, reference=reference, manifest=manifest)
+        _publish(building, root / made)
+        return _claim(root, str(manifest["training_key"]), made)
+    except OSError as exc:
+        raise StorageError(f"{building}: cannot be written: {exc.strerror}; nothing was published; free space and try again") from exc
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def open_bundle(root: Path, digest: str) -> Bundle:
+    """Open a bundle after verifying every byte of it.
+
+    Raises:
+        BundleError: If it is missing, or a file is missing, changed, added, or a link.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise BundleError(f"{root}: got the bundle digest {digest!r:.80}, allowed are 64 hexadecimal digits")
+    path = root / digest
+    if not path.is_dir() or path.is_symlink():
+        raise BundleError(f"{path}: there is no such bundle; restore it or train again")
+    data = _read(path / MANIFEST)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise BundleError(f"{path}/{MANIFEST}: its SHA-256 is not the bundle's digest; restore the bundle or train again")
+    manifest = json.loads(data)
+    found = sorted(os.listdir(path))
+    wanted = sorted([*manifest["files"], MANIFEST])
+    if found != wanted:
+        raise BundleError(f"{path}: has the files {found[:10]}, allowed are {wanted}; restore the bundle or train again")
+    for name, expected in manifest["files"].items():
+        if hashlib.sha256(_read(path / name)).hexdigest() != expected:
+            raise BundleError(f"{path}/{name}: its SHA-256 differs from the one in {MANIFEST}; restore the bundle or train again")
+    return Bundle(digest=digest, path=path, manifest=manifest)
+
+
+def find_bundle(root: Path, training_key: str) -> Bundle | None:
+    """Find the bundle made from a training key; one that was damaged since does not count."""
+    pointer = root / "keys" / training_key
+    if not pointer.is_file():
+        return None
+    try:
+        return open_bundle(root, pointer.read_text().strip())
+    except BundleError:
+        return None
+
+
+def read_golden(bundle: Bundle) -> pd.DataFrame:
+    """The golden rows: input columns, `prediction`, and `probability_<class>` for classifiers."""
+    return pd.read_parquet(bundle.path / "golden.parquet")
+
+
+def read_reference(bundle: Bundle) -> pd.DataFrame:
+    """Rows of the training time: input columns, the label, `prediction`, `score` and `holdout` (not trained on)."""
+    return pd.read_parquet(bundle.path / "reference.parquet")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file so that a reader sees the old or the new content, also after a power cut.
+
+    Raises:
+        StorageError: If the disk is full or not writable.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+            _sync(path.parent)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as exc:
+        raise StorageError(f"{path}: {len(data)} bytes cannot be written: {exc.strerror}; free space or permissions are needed") from exc
+
+
+def canonical(value: Mapping[str, Any]) -> bytes:
+    """JSON bytes that are the same for equal content; NaN and infinity are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _sweep(root: Path) -> None:
+    """Remove what attempts that were killed long ago left behind."""
+    for left in root.glob(".building-*"):
+        if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _fill(path: Path, *, pipeline: Any, code: ModelCode, golden: pd.DataFrame, reference: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
+    (path / "model.skops").write_bytes(_dump(pipeline, code, str(manifest["model"])))
+    shutil.copyfile(code.path, path / "model.py")
+    files = {name: _sha256(path / name) for name in ("model.skops", "model.py")}
+    if files["model.py"] != code.sha256:
+        raise BundleError(f"{code.path}: changed while the model was trained; train again")
+    predictor = load_predictor(Bundle(digest="", path=path, manifest={**manifest, "files": files}))
+    rows = golden[[c.name for c in predictor.signature]].reset_index(drop=True)
+    golden_frame(rows, predictor.predict(rows), predictor.classes).to_parquet(path / "golden.parquet", index=False)
+    reference.reset_index(drop=True).to_parquet(path / "reference.parquet", index=False)
+    files |= {name: _sha256(path / name) for name in FILES}
+    data = canonical({**manifest, "files": files})
+    (path / MANIFEST).write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _dump(pipeline: Any, code: ModelCode, model: str) -> bytes:
+    import skops.io
+    from skops.io.exceptions import UnsupportedTypeException
+
+    try:
+        data: bytes = skops.io.dumps(pipeline)
+        unknown = untrusted_types(data, model)
+    except (UnsupportedTypeException, TypeError, AttributeError, ValueError, RecursionError) as exc:
+        raise BundleError(
+            f"{code.path}: the pipeline cannot be stored without pickle: {type(exc).__name__}: {exc!s:.200}; "
+            "use scikit-learn's estimators and named functions of this file, no lambdas"
+        ) from exc
+    if unknown:
+        raise BundleError(
+            f"{code.path}: the pipeline holds types that may not be loaded again: {', '.join(unknown[:10])}; "
+            "allowed are those of scikit-learn and what this file itself defines"
+        )
+    return data
+
+
+def _publish(building: Path, path: Path) -> None:
+    for name in (*FILES, MANIFEST):
+        _sync(building / name)
+    _sync(building)
+    os.chmod(building, 0o755)
+    try:
+        os.rename(building, path)
+    except OSError:
+        # the same bytes were published before; anything else is an error
+        if not path.is_dir():
+            raise
+    _sync(path.parent)
+
+
+def _claim(root: Path, training_key: str, digest: str) -> Bundle:
+    """Point the training key at the bundle unless another good one has it; returns the one that has it."""
+    pointer = root / "keys" / training_key
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".writing-", dir=pointer.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(digest)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(name, pointer)
+        except FileExistsError:
+            winner = find_bundle(root, training_key)
+            if winner is not None and winner.digest != digest:
+                shutil.rmtree(root / digest, ignore_errors=True)
+                return winner
+            os.replace(name, pointer)
+        _sync(pointer.parent)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return open_bundle(root, digest)
+
+
+def _read(path: Path) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path}: is missing or not a regular file; restore the bundle or train again")
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise BundleError(f"{path}: cannot be read: {exc.strerror}; restore the bundle or train again") from exc
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

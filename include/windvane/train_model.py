@@ -1,0 +1,241 @@
+"""Makes a challenger from a snapshot: tunes, fits, evaluates, bundles and records it in MLflow."""
+
+import hashlib
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from windvane.bundle import Bundle, find_bundle, write_bundle
+from windvane.compare_models import outcomes_of, scores_of
+from windvane.config import ModelConfig
+from windvane.errors import WindvaneError
+from windvane.evaluate_model import evaluate_model, measure_importance
+from windvane.fit_pipeline import fit_pipeline
+from windvane.lake import Lake
+from windvane.model_code import ModelCode
+from windvane.plot_evaluation import plot_evaluation
+from windvane.predictor import Predictions, make_features, predict_features, predict_rows
+from windvane.settings import Settings
+from windvane.signature import Column, conform, describe_columns, keep_used_columns
+from windvane.snapshot import Snapshot, read_snapshot
+from windvane.track_training import begin_run, fail_run, finish_run, finished_run
+from windvane.tune_model import tune_model
+
+log = logging.getLogger(__name__)
+
+_GOLDEN_ROWS = 200
+_REFERENCE_ROWS = 5000
+_LIBRARIES = ("scikit-learn", "numpy", "pandas", "scipy", "skops", "windvane")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to.
+
+    Attributes:
+        adopted: Whether an earlier attempt had made the bundle already.
+        seconds: How long each step took.
+    """
+
+    bundle_digest: str
+    training_key: str
+    run_id: str
+    experiment_id: str
+    metrics: dict[str, float]
+    adopted: bool
+    seconds: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """The form for XCom."""
+        return asdict(self)
+
+
+@dataclass
+class _Clock:
+    """Measures the steps."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 3)
+        log.info("%s: %.1f s", name, self.seconds[name])
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A fitted pipeline and its predictions on the holdout."""
+
+    pipeline: Any
+    params: dict[str, Any]
+    columns: tuple[Column, ...]
+    classes: list[Any] | None
+    predictions: Predictions
+    made: pd.DataFrame
+
+
+def train_model(config: ModelConfig, code: ModelCode, settings: Settings, lake: Lake, snapshot: Snapshot) -> TrainingResult:
+    """Make the bundle of a snapshot and its MLflow run, or adopt what an earlier attempt finished of it.
+
+    Raises:
+        ServiceUnavailable: If MLflow does not answer; it is asked before any work.
+        NotEnoughData: If there are too few labelled rows.
+        ModelCodeError: If the model's own code fails.
+        BundleError: If the pipeline cannot be stored without pickle.
+        StorageError: If the disk is full.
+    """
+    clock = _Clock()
+    bundle = find_bundle(settings.bundles, snapshot.training_key)
+    adopted = bundle is not None
+    if bundle is not None:
+        log.info("%s: bundle %s was made from this snapshot before: adopted", config.model, bundle.digest[:12])
+        done = finished_run(config, settings, snapshot, bundle.digest)
+        if done:
+            return _result(bundle, snapshot, run=done, adopted=True, seconds=clock.seconds)
+    run = begin_run(config, settings, snapshot)
+    plots = settings.reports / config.model / "training" / snapshot.training_key
+    try:
+        if bundle is None:
+            bundle = _make_bundle(config, code, settings, lake, snapshot, plots=plots, clock=clock)
+        with clock.step("mlflow"):
+            finish_run(config, settings, snapshot, run_id=run[1], bundle=bundle, plots=plots)
+    except Exception:
+        _try_to_fail(settings, run[1])
+        raise
+    return _result(bundle, snapshot, run=run, adopted=adopted, seconds=clock.seconds)
+
+
+def _make_bundle(
+    config: ModelConfig, code: ModelCode, settings: Settings, lake: Lake, snapshot: Snapshot, *, plots: Path, clock: _Clock
+) -> Bundle:
+    with clock.step("read"):
+        train, holdout = read_snapshot(config, code, lake, snapshot)
+    log.info("%s: %d rows to train on, %d held out", config.model, len(train), len(holdout))
+    fitted = _fit(config, code, train, holdout, clock=clock)
+    with clock.step("evaluate"):
+        labels = holdout[config.data.label]
+        metrics = evaluate_model(config, labels, fitted.predictions, fitted.classes)
+        rows = conform(holdout, fitted.columns)
+        importance = measure_importance(config, code, fitted.pipeline, rows, labels, fitted.classes)
+        log.info("%s: %s", config.model, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    with clock.step("plot"):
+        known = labels.isin(fitted.classes).to_numpy() if fitted.classes else np.ones(len(labels), dtype=bool)
+        outcomes, scores = outcomes_of(labels[known], config.task, fitted.classes), scores_of(fitted.predictions, config.task)[known]
+        if fitted.predictions.finite() and len(outcomes):
+            plot_evaluation(plots, task=config.task, outcomes=outcomes, scores=scores, classes=fitted.classes, importance=importance)
+    with clock.step("bundle"):
+        return write_bundle(
+            settings.bundles,
+            pipeline=fitted.pipeline,
+            code=code,
+            golden=_evenly(rows, _GOLDEN_ROWS),
+            reference=_reference(config, code, fitted, train, holdout),
+            manifest=_manifest(config, snapshot, fitted, metrics=metrics, importance=importance, train=train, holdout_rows=len(holdout)),
+        )
+
+
+def _fit(config: ModelConfig, code: ModelCode, train: pd.DataFrame, holdout: pd.DataFrame, *, clock: _Clock) -> _Fitted:
+    every = describe_columns(pd.concat([train, holdout]), exclude=(config.data.id, config.data.label))
+    labels = train[config.data.label]
+    rows = conform(train, every)
+    made = make_features(code, rows)
+    with clock.step("tune"):
+        params = tune_model(config, code, made, labels)
+    with clock.step("fit"):
+        pipeline = fit_pipeline(code, params, made, labels, seed=config.train.seed)
+        predictions = predict_rows(pipeline, code, conform(holdout, every), classifier=config.is_classifier)
+
+    def predict(features: pd.DataFrame) -> np.ndarray:
+        found = predict_features(pipeline, features, where=str(code.path), classifier=config.is_classifier)
+        return found.values if found.probabilities is None else found.probabilities
+
+    columns = keep_used_columns(every, rows, features=code.features, predict=predict)
+    classes = pipeline.classes_.tolist() if config.is_classifier else None
+    return _Fitted(pipeline, params, columns, classes, predictions, made)
+
+
+def _manifest(
+    config: ModelConfig,
+    snapshot: Snapshot,
+    fitted: _Fitted,
+    *,
+    metrics: dict[str, float],
+    importance: dict[str, float],
+    train: pd.DataFrame,
+    holdout_rows: int,
+) -> dict[str, Any]:
+    return {
+        "model": config.model,
+        "task": config.task,
+        "training_key": snapshot.training_key,
+        "snapshot": snapshot.as_json(),
+        "config_digest": snapshot.config_digest,
+        "code_digest": snapshot.code_digest,
+        "code_commit": snapshot.code_commit,
+        "library_versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "metrics": metrics,
+        "importance": importance,
+        "params": fitted.params,
+        "recipe_digest": _recipe_digest(config, snapshot, train),
+        "rows": {"training": len(train), "holdout": holdout_rows},
+        "signature": [column.as_json() for column in fitted.columns],
+        "classes": fitted.classes,
+        "id": config.data.id,
+        "time": config.data.time,
+        "label": config.data.label,
+        "created": snapshot.holdout.end.isoformat(),
+    }
+
+
+def _recipe_digest(config: ModelConfig, snapshot: Snapshot, train: pd.DataFrame) -> str:
+    """Equal for models that differ by nothing but the luck of the seed: the same rows, config and code."""
+    unseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": 0})})
+    rows = pd.util.hash_pandas_object(train, index=False).to_numpy().tobytes()
+    return hashlib.sha256(f"{unseeded.digest()}{snapshot.code_digest}".encode() + rows).hexdigest()
+
+
+def _reference(config: ModelConfig, code: ModelCode, fitted: _Fitted, train: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
+    """Evenly spaced rows of the whole window, with what the model says of them and whether it was trained on them."""
+    both = pd.concat([train.assign(holdout=False), holdout.assign(holdout=True)], ignore_index=True)
+    sample = _evenly(both, _REFERENCE_ROWS).reset_index(drop=True)
+    rows = conform(sample, fitted.columns)
+    predictions = predict_rows(fitted.pipeline, code, rows, classifier=config.is_classifier)
+    extra: dict[str, Any] = {config.data.label: sample[config.data.label], "prediction": predictions.values, "holdout": sample["holdout"]}
+    if config.task != "multiclass_classification":
+        extra["score"] = scores_of(predictions, config.task)
+    return rows.assign(**{name: values for name, values in extra.items() if name not in rows.columns})
+
+
+def _evenly(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    return rows.iloc[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+
+
+def _result(bundle: Bundle, snapshot: Snapshot, *, run: tuple[str, str], adopted: bool, seconds: dict[str, float]) -> TrainingResult:
+    return TrainingResult(
+        bundle_digest=bundle.digest,
+        training_key=snapshot.training_key,
+        run_id=run[1],
+        experiment_id=run[0],
+        metrics=dict(bundle.manifest["metrics"]),
+        adopted=adopted,
+        seconds=seconds,
+    )
+
+
+def _try_to_fail(settings: Settings, run_id: str) -> None:
+    try:
+        fail_run(settings, run_id)
+    except WindvaneError as exc:
+        # the error that led here is the one to show; the next attempt marks the run KILLED
+        log.warning("MLflow run %s could not be marked FAILED: %s", run_id, exc)
