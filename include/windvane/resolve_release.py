@@ -1,0 +1,203 @@
+"""Decides which version a deployment is about, and whether it may serve at all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from windvane.config import ModelConfig
+from windvane.errors import BundleError, ConfigError, StaleEpoch
+from windvane.ledger import Ledger, Release
+from windvane.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One deployment, fixed before anything happens; small enough to hand from task to task.
+
+    Attributes:
+        rollback: Whether the version served before: nothing is asked of MLflow, no approval is needed.
+        epoch: The ledger's last row on which the plan is based; if another comes in between, the plan is superseded.
+        reason: Why this version, for people.
+        actor: Who asked for it.
+        override: Whether a person chose a version whose gates did not pass.
+        serves: Whether the version serves already, so that nothing is left to do.
+    """
+
+    model: str
+    version: int
+    digest: str
+    rollback: bool
+    epoch: int
+    reason: str
+    actor: str
+    override: bool = False
+    serves: bool = False
+
+    @property
+    def key(self) -> str:
+        """Marks the ledger rows of this plan, so that a retry knows its own."""
+        return f"{self.digest[:16]}@{self.epoch}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Plan":
+        """Read what `as_json` wrote."""
+        return cls(**value)
+
+
+def resolve_release(config: ModelConfig, settings: Settings, requested: int | str | None, *, actor: str = "windvane") -> Plan:
+    """Find the version to deploy.
+
+    Args:
+        requested: A version number, `previous` for a rollback, or None for the challenger that passed its gates.
+        actor: Who asks.
+
+    Raises:
+        ConfigError: If there is no such version, or no earlier one.
+        BundleError: If the bundle is missing or damaged, or its gates did not pass and nobody chose it by number.
+        StaleEpoch: If a person froze the model and this is not a rollback.
+        ServiceUnavailable: If a version that never served is asked for and MLflow does not answer.
+    """
+    ledger = Ledger(settings.database)
+    try:
+        plan = _resolve(ledger, config.model, settings, _parse(requested), actor=actor)
+        if ledger.is_frozen(config.model) and not (plan.rollback or plan.serves):
+            raise StaleEpoch(f"{config.model} is frozen: version {plan.version} is not deployed; unfreeze the model, or roll back")
+        return plan
+    finally:
+        ledger.close()
+
+
+def promoted_versions(history: list[Release]) -> list[Release]:
+    """The versions that were promoted and not rolled back since, oldest first; the last is the champion."""
+    stack: list[Release] = []
+    for row in history:
+        if row.action == "promote":
+            stack.append(row)
+        elif row.action == "rollback":
+            # rolling back twice goes two versions back, never forward to the bad one
+            at = next((n for n, held in enumerate(stack) if held.version == row.version), len(stack))
+            stack = [*stack[:at], row]
+    return stack
+
+
+def read_verdict(settings: Settings, digest: str) -> Mapping[str, Any] | None:
+    """What the gates said about a bundle, or None."""
+    path = settings.bundles / "verdicts" / f"{digest}.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise BundleError(f"{path}: the verdict cannot be read ({exc}); train again to gate the bundle again") from exc
+    return value if isinstance(value, dict) else None
+
+
+def _parse(requested: int | str | None) -> int | str | None:
+    if requested is None or requested in ("", "previous") or isinstance(requested, int):
+        return requested or None
+    if requested.isdecimal():
+        return int(requested)
+    raise ConfigError([f"params: version: got {requested!r}, allowed is a version number, 'previous', or nothing for the challenger"])
+
+
+def _resolve(ledger: Ledger, model: str, settings: Settings, requested: int | str | None, *, actor: str) -> Plan:
+    history = ledger.history(model)
+    last = history[-1] if history else None
+    if requested == "previous":
+        return _previous(history, model, settings, actor=actor)
+    if isinstance(requested, int) and (served := _served_before(history, requested)):
+        _check_bundle(settings, served.digest)
+        return _plan(last, served.version, served.digest, rollback=True, reason=f"version {requested} was asked for", actor=actor)
+    version, digest = _registered(settings, model, requested)
+    verdict = read_verdict(settings, digest)
+    passed = bool(verdict and verdict.get("passed") is True)
+    if last and _settled(last) and last.serving is not None and ledger.digest_of(model, last.serving) == digest:
+        return _plan(last, last.serving, digest, rollback=False, reason=f"version {last.serving} serves already", actor=actor)
+    if not passed and requested is None:
+        raise BundleError(
+            f"{model} version {version} (bundle {digest[:12]}) has no passed verdict, so it is not deployed; "
+            "see the gate task of its training, or give its number as param 'version' to override"
+        )
+    _check_bundle(settings, digest)
+    reason = f"version {version} was asked for" if requested else f"challenger version {version} passed its gates"
+    return _plan(last, version, digest, rollback=False, reason=reason, actor=actor, override=not passed, model=model)
+
+
+def _previous(history: list[Release], model: str, settings: Settings, *, actor: str) -> Plan:
+    last = history[-1] if history else None
+    stack = promoted_versions(history)
+    # during a shift the champion is not the version on its way, so the champion itself is what to go back to
+    older = stack if last and not _settled(last) else stack[:-1]
+    skipped = ""
+    for row in reversed(older):
+        try:
+            _check_bundle(settings, row.digest)
+        except BundleError as exc:
+            skipped = f"; {exc}"
+            continue
+        now = last.serving if last else None
+        return _plan(last, row.version, row.digest, rollback=True, reason=f"roll back from version {now} to {row.version}", actor=actor)
+    raise ConfigError([f"{model}: there is no earlier version to roll back to{skipped}; give a version number as param 'version'"])
+
+
+def _plan(
+    last: Release | None, version: int, digest: str, *, rollback: bool, reason: str, actor: str, override: bool = False, model: str = ""
+) -> Plan:
+    serves = bool(last and _settled(last) and last.serving == version)
+    epoch = last.epoch if last else 0
+    if last and not _settled(last) and last.version == version and last.evidence.get("plan") == f"{digest[:16]}@{epoch - 1}":
+        epoch -= 1  # an earlier attempt was cut off after it began: continue it
+    return Plan(
+        model=last.model if last else model,
+        version=version,
+        digest=digest,
+        rollback=rollback and not serves,
+        epoch=epoch,
+        reason=reason,
+        actor=actor,
+        override=override,
+        serves=serves,
+    )
+
+
+def _settled(row: Release) -> bool:
+    return row.until is None or row.until < datetime.now(UTC)
+
+
+def _served_before(history: list[Release], version: int) -> Release | None:
+    return next((row for row in reversed(history) if row.version == version and row.action in ("promote", "rollback")), None)
+
+
+def _check_bundle(settings: Settings, digest: str) -> None:
+    from windvane.bundle import open_bundle
+
+    open_bundle(settings.bundles, digest)
+
+
+def _registered(settings: Settings, model: str, version: int | str | None) -> tuple[int, str]:
+    from mlflow.exceptions import MlflowException
+
+    from windvane.mlflow_client import connect, naming_mlflow
+    from windvane.track_training import BUNDLE_TAG
+
+    client = connect(settings)
+    with naming_mlflow(settings):
+        try:
+            found = client.get_model_version(model, str(version)) if version else client.get_model_version_by_alias(model, "challenger")
+        except MlflowException as exc:
+            if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            what = f"version {version}" if version else "version with the alias 'challenger'"
+            raise ConfigError([f"{model}: MLflow at {settings.mlflow_uri} has no {what}; train one first ({model}__train)"]) from exc
+    digest = found.tags.get(BUNDLE_TAG)
+    if not digest:
+        raise BundleError(
+            f"{model} version {found.version} in MLflow has no tag {BUNDLE_TAG}; only versions that Windvane registered are deployed"
+        )
+    return int(found.version), str(digest)

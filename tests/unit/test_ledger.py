@@ -1,0 +1,162 @@
+"""The ledger: a compare-and-set on (model, epoch), a hash chain, and nothing but appends."""
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from windvane.errors import StaleEpoch, StorageError
+from windvane.ledger import Ledger
+
+A, B = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "new" / "windvane.db"
+
+
+@pytest.fixture
+def ledger(path):
+    opened = Ledger(f"sqlite:///{path}")
+    yield opened
+    opened.close()
+
+
+def add(ledger, epoch, action="promote", *, model="churn", version=1, digest=A, traffic=None, **more):
+    return ledger.append(
+        model, expected_epoch=epoch, action=action, version=version, digest=digest,
+        traffic={version: 100} if traffic is None else traffic, actor="test", reason="because", **more,
+    )  # fmt: skip
+
+
+def test_a_model_without_rows_has_no_last_row(ledger):
+    assert ledger.last("churn") is None
+    assert ledger.models() == []
+    assert ledger.verify("churn") == []
+
+
+def test_a_row_is_read_back_as_it_was_appended(ledger):
+    until = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    added = add(ledger, 0, "shift", traffic={1: 90, 2: 10}, until=until, evidence={"run": "r1", "auc": 0.7, "bad": float("nan")})
+
+    assert ledger.last("churn") == added
+    assert (added.epoch, added.serving, added.until) == (1, 1, until)
+    assert added.evidence == {"run": "r1", "auc": 0.7, "bad": "nan"}
+    assert added.as_json()["traffic"] == {"1": 90, "2": 10}
+
+
+def test_models_have_histories_of_their_own(ledger):
+    add(ledger, 0)
+    add(ledger, 0, model="price", digest=B)
+    add(ledger, 1, version=2, digest=B)
+
+    assert ledger.models() == ["churn", "price"]
+    assert [row.epoch for row in ledger.history("churn")] == [1, 2]
+    assert ledger.digest_of("churn", 1) == A
+    assert ledger.digest_of("churn", 2) == B
+    assert ledger.digest_of("churn", 3) is None
+
+
+@pytest.mark.parametrize("expected", [0, 2], ids=["behind", "ahead"])
+def test_a_stale_epoch_is_refused_and_names_what_is_there(ledger, expected):
+    add(ledger, 0)
+    with pytest.raises(StaleEpoch, match=r"expected epoch \d to be the last, found epoch 1 \(promote of version 1 by test\)"):
+        add(ledger, expected, version=2)
+    assert len(ledger.history("churn")) == 1
+
+
+def test_of_writers_at_once_exactly_one_wins(path):
+    def attempt(version):
+        mine = Ledger(f"sqlite:///{path}")
+        try:
+            return add(mine, 0, version=version).version
+        except StaleEpoch:
+            return None
+        finally:
+            mine.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [version for version in pool.map(attempt, range(1, 17)) if version]
+
+    ledger = Ledger(f"sqlite:///{path}")
+    assert [row.version for row in ledger.history("churn")] == winners
+    assert len(winners) == 1
+    ledger.close()
+
+
+@pytest.mark.parametrize("traffic", [{1: 90}, {1: 110, 2: -10}], ids=["not 100", "negative"])
+def test_traffic_that_is_not_a_whole_is_refused(ledger, traffic):
+    with pytest.raises(ValueError, match="traffic"):
+        add(ledger, 0, traffic=traffic)
+
+
+def test_an_unknown_action_is_refused(ledger):
+    with pytest.raises(ValueError, match="allowed is shift, promote"):
+        add(ledger, 0, "ship")
+
+
+@pytest.mark.parametrize("statement", ["UPDATE releases SET version = 9", "DELETE FROM releases"])
+def test_the_database_refuses_to_change_history(ledger, path, statement):
+    add(ledger, 0)
+    with sqlite3.connect(path) as raw, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        raw.execute(statement)
+    raw.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE releases SET version = 9 WHERE epoch = 2", "epoch 2 does not match its hash"),
+        ("DELETE FROM releases WHERE epoch = 2", "epoch 2 is missing, found 3"),
+        ("UPDATE releases SET previous_hash = 'x' WHERE epoch = 3", "epoch 3 does not continue"),
+    ],
+    ids=["changed", "removed", "replaced"],
+)
+def test_tampering_shows(ledger, path, statement, problem):
+    for epoch in range(3):
+        add(ledger, epoch, version=epoch + 1)
+    assert ledger.verify("churn") == []
+    with sqlite3.connect(path) as raw:
+        raw.execute("DROP TRIGGER releases_no_update")
+        raw.execute("DROP TRIGGER releases_no_delete")
+        raw.execute(statement)
+    raw.close()
+
+    assert problem in "\n".join(ledger.verify("churn"))
+
+
+def test_what_served_at_a_moment_is_the_row_that_was_newest_then(ledger):
+    first = add(ledger, 0)
+    second = add(ledger, 1, version=2, digest=B)
+
+    assert ledger.served_at("churn", first.time - timedelta(seconds=1)) is None
+    assert ledger.served_at("churn", first.time) in (first, second)
+    assert ledger.served_at("churn", second.time) == second
+
+
+def test_a_freeze_holds_until_it_is_lifted(ledger):
+    add(ledger, 0)
+    assert not ledger.is_frozen("churn")
+    add(ledger, 1, "freeze")
+    add(ledger, 2, "refuse", version=2, traffic={1: 100})
+    assert ledger.is_frozen("churn")
+    add(ledger, 3, "unfreeze")
+    assert not ledger.is_frozen("churn")
+
+
+def test_a_database_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="WINDVANE_DB"):
+        Ledger(f"sqlite:///{tmp_path / 'file' / 'windvane.db'}")
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    broken = Path(tmp_path / "windvane.db")
+    broken.write_text("not a database, " * 100)
+    ledger = Ledger(f"sqlite:///{broken}")
+    with pytest.raises(StorageError, match=r"windvane\.db: file is not a database"):
+        ledger.last("churn")
+    ledger.close()
