@@ -1,0 +1,7 @@
+"""Housekeeping that belongs to no single model, as Airflow DAGs."""
+
+from airflow.sdk import get_parsing_context
+
+from windvane_airflow.build_platform_dags import build_platform_dags
+
+globals().update(build_platform_dags(only=get_parsing_context().dag_id))

@@ -1,0 +1,250 @@
+"""The one place where Windvane and Airflow meet: a config becomes its five DAGs."""
+
+import inspect
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import (
+    DAG,
+    AssetAlias,
+    AssetOrTimeSchedule,
+    BaseOperator,
+    CronDataIntervalTimetable,
+    CronTriggerTimetable,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    chain,
+)
+
+from windvane.config import ModelConfig
+from windvane.errors import ConfigError, WindvaneError
+from windvane.load_config import list_configs, load_config
+from windvane_airflow import assets
+from windvane_airflow.operators.commit_data import CommitDataOperator
+from windvane_airflow.operators.config_error import ConfigErrorOperator
+from windvane_airflow.operators.deployment import (
+    ApproveReleaseOperator,
+    PackageReleaseOperator,
+    PromoteReleaseOperator,
+    RehearseReleaseOperator,
+    RollOutReleaseOperator,
+)
+from windvane_airflow.operators.extract_data import ExtractDataOperator
+from windvane_airflow.operators.monitor_model import CollectPredictionsOperator, MonitorModelOperator
+from windvane_airflow.operators.score_window import ScoreWindowOperator
+from windvane_airflow.operators.train_model import GateChallengerOperator, PlanTrainingOperator, RegisterModelOperator, TrainModelOperator
+from windvane_airflow.operators.validate_data import ValidateDataOperator
+from windvane_airflow.sensors.wait_for_file import WaitForFileSensor
+
+# scheduled DAGs need some first day; without a first day of data it is one before anybody used this
+_LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def build_dags(project: Path, *, only: str | None = None) -> dict[str, DAG]:
+    """Build the DAGs of all configs of a project.
+
+    Args:
+        project: Directory that holds `dags/configs`, `expectations` and `include/models`.
+        only: Id of the one DAG that is needed; others are not even read. A task process passes its own.
+
+    Returns:
+        The DAGs by id. A config with problems becomes `<model>__config_error` and hides nothing else.
+    """
+    dags: dict[str, DAG] = {}
+    for path in list_configs(project):
+        if only and not only.startswith(f"{path.stem}__"):
+            continue
+        try:
+            config = load_config(path)
+        except ConfigError as exc:
+            built = [_config_error_dag(path, exc)]
+        else:
+            wanted = {f"{config.model}__{kind}": build for kind, build in _KINDS.items()}
+            built = [build(config, project) for dag_id, build in wanted.items() if only in (None, dag_id)]
+        dags.update({dag.dag_id: dag for dag in built})
+    return dags
+
+
+def _ingest(config: ModelConfig, project: Path) -> DAG:
+    """Read a window of rows, validate it, commit it: one Delta commit, one `<model>/data` event."""
+    schedule = CronDataIntervalTimetable(config.data.schedule, timezone="UTC") if config.data.schedule else None
+    with _dag(config, "ingest", _ingest, schedule=schedule, params=_window_params("to ingest"), **_range(config)) as dag:
+        common = _common(config, project)
+        extract = ExtractDataOperator(task_id="extract", **common)
+        validate = ValidateDataOperator(task_id="validate", staged=extract.output, **common)
+        commit = CommitDataOperator(task_id="commit", validation=validate.output, outlets=[assets.data(config.model)], **common)
+        chain(extract, validate, commit)
+        if config.data.wait_for:
+            chain(WaitForFileSensor(task_id="wait", **common), extract)
+    return dag
+
+
+def _train(config: ModelConfig, project: Path) -> DAG:
+    """Fix a snapshot, train a challenger on it, register it, and judge it against the champion."""
+    events: list[Any] = []
+    if "decision" in config.retrain.on:
+        events.append(assets.retrain(config.model))
+    if "data" in config.retrain.on:
+        events.append(assets.data(config.model))
+    schedule = _any_of(events, config.retrain.schedule)
+    with _dag(config, "train", _train, schedule=schedule, params=_window_params("to train on, holdout included")) as dag:
+        common = _common(config, project)
+        plan = PlanTrainingOperator(task_id="plan", **common)
+        train = TrainModelOperator(task_id="train", snapshot=plan.output, **common)
+        register = RegisterModelOperator(task_id="register", training=train.output, **common)
+        gate = GateChallengerOperator(
+            task_id="gate",
+            snapshot=plan.output,
+            registered=register.output,
+            outlets=[AssetAlias(f"{config.model}/challenger")],
+            **common,
+        )
+        chain(plan, train, register, gate)
+    return dag
+
+
+def _deploy(config: ModelConfig, project: Path) -> DAG:
+    """Bring a version into service without a failed request, or go back to one: the ledger says what serves."""
+    version = Param(
+        None,
+        type=["null", "integer", "string"],
+        title="Version",
+        description="A version number, or `previous` to roll back; empty: the challenger that passed its gates last.",
+    )
+    with _dag(
+        config, "deploy", _deploy, schedule=[assets.challenger(config.model)], params={"version": version}, max_active_runs=16
+    ) as dag:
+        common = _common(config, project)
+        package = PackageReleaseOperator(task_id="package", **common)
+        rehearse = RehearseReleaseOperator(task_id="rehearse", plan=package.output, **common)
+        rollout = RollOutReleaseOperator(task_id="rollout", plan=package.output, evidence=rehearse.output, **common)
+        promote = PromoteReleaseOperator(
+            task_id="promote", plan=package.output, evidence=rollout.output, outlets=[assets.champion(config.model)], **common
+        )
+        steps: list[BaseOperator] = [package, rehearse, rollout, promote]
+        if config.approval.required:
+            approve = ApproveReleaseOperator(
+                task_id="approve",
+                subject=f"Deploy the challenger of {config.model}?",
+                body=f"{config.description}\n\nThe verdict of the gates is the result of the task `gate` of {config.model}__train.",
+                assigned_users=[{"id": user, "name": user} for user in config.approval.approvers] or None,
+                response_timeout=config.approval.timeout,
+            )
+            steps.insert(0, approve)
+        chain(*steps)
+    return dag
+
+
+def _monitor(config: ModelConfig, project: Path) -> DAG:
+    """Watch what serves: collect scored rows, check inputs, report drift, measure performance, and decide."""
+    if config.monitor.schedule:
+        schedule: Any = CronDataIntervalTimetable(config.monitor.schedule, timezone="UTC")
+    else:
+        schedule = [assets.data(config.model)]
+    with _dag(config, "monitor", _monitor, schedule=schedule, params=_window_params("to look at"), **_range(config)) as dag:
+        common = _common(config, project)
+        collect = CollectPredictionsOperator(task_id="collect", **common)
+        decide = MonitorModelOperator(task_id="decide", outlets=[AssetAlias(f"{config.model}/retrain")], **common)
+        chain(collect, decide)
+    return dag
+
+
+def _score(config: ModelConfig, project: Path) -> DAG:
+    """Score a window of committed rows in batch with the champion."""
+    with _dag(config, "score", _score, schedule=None, params=_window_params("to score")) as dag:
+        ScoreWindowOperator(task_id="score", outlets=[assets.scores(config.model)], **_common(config, project))
+    return dag
+
+
+_KINDS: dict[str, Callable[[ModelConfig, Path], DAG]] = {
+    "ingest": _ingest,
+    "train": _train,
+    "deploy": _deploy,
+    "monitor": _monitor,
+    "score": _score,
+}
+
+
+def _dag(config: ModelConfig, kind: str, build: Callable[..., DAG], *, schedule: Any, params: dict[str, Param], **options: Any) -> DAG:
+    options.setdefault("start_date", _LONG_AGO)
+    options.setdefault("max_active_runs", 1)
+    summary = inspect.getdoc(build) or ""
+    return DAG(
+        dag_id=f"{config.model}__{kind}",
+        description=summary,
+        doc_md=f"{config.description}\n\n{summary}\n\nEdit `dags/configs/{config.model}.yaml` and `include/models/{config.model}.py`.",
+        schedule=schedule,
+        catchup=False,
+        tags=["windvane", config.model, kind, *config.tags],
+        params=params,
+        default_args={
+            "owner": config.owner,
+            "retries": 3,
+            "retry_delay": timedelta(seconds=5),
+            "retry_policy": _RETRY_POLICY,
+        },
+        **options,
+    )
+
+
+# bad data, configs and code do not mend themselves; infrastructure may come back
+_RETRY_POLICY = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(exception="windvane.errors.ServiceUnavailable", action=RetryAction.RETRY, retry_delay=timedelta(seconds=20)),
+        RetryRule(exception="windvane.errors.StorageError", action=RetryAction.RETRY, retry_delay=timedelta(seconds=20)),
+        RetryRule(exception=WindvaneError, action=RetryAction.FAIL, reason="trying again does not help; the message says what does"),
+    ]
+)
+
+
+def _common(config: ModelConfig, project: Path) -> dict[str, str]:
+    return {"model": config.model, "project": str(project)}
+
+
+def _range(config: ModelConfig) -> dict[str, Any]:
+    return {"start_date": config.data.start or _LONG_AGO, "end_date": config.data.end}
+
+
+def _any_of(events: list[Any], cron: str | None) -> Any:
+    """A schedule of events, of a clock, or of whichever comes first."""
+    either = None
+    for event in events:
+        either = event if either is None else either | event
+    if cron is None:
+        return None if either is None else [either] if len(events) == 1 else either
+    clock = CronTriggerTimetable(cron, timezone="UTC")
+    return clock if either is None else AssetOrTimeSchedule(timetable=clock, assets=either)
+
+
+def _window_params(what_for: str) -> dict[str, Param]:
+    fields = {"window_start": "First moment", "window_end": "End, exclusive,"}
+    return {
+        name: Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title=text.rstrip(","),
+            description=f"{text} of the window {what_for}, UTC; empty: found from the event, the interval, or the newest data.",
+        )
+        for name, text in fields.items()
+    }
+
+
+def _config_error_dag(path: Path, error: ConfigError) -> DAG:
+    """A visible sign of a config that cannot be used; its only task fails with the problems."""
+    model = path.stem
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in model)
+    with DAG(
+        dag_id=f"{safe}__config_error",
+        description=f"{path.name} has problems; fix them and this DAG gives way to the model's own",
+        doc_md="\n".join([f"`dags/configs/{path.name}` has problems:", "", *(f"- {problem}" for problem in error.problems)]),
+        schedule=None,
+        start_date=_LONG_AGO,
+        tags=["windvane", "config_error", safe],
+    ) as dag:
+        ConfigErrorOperator(task_id="config_error", problems=list(error.problems))
+    return dag

@@ -1,0 +1,27 @@
+"""Shows the problems of a config where people look: in Airflow."""
+
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+
+from windvane.errors import ConfigError
+
+
+class ConfigErrorOperator(BaseOperator):
+    """Fail with everything that is wrong with a config.
+
+    Args:
+        problems: One line each.
+    """
+
+    def __init__(self, *, problems: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.problems = problems
+
+    def execute(self, context: Context) -> None:
+        """Raise the problems.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(self.problems)

@@ -1,0 +1,19 @@
+"""Brings the world in line with the release ledger."""
+
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+
+
+class ReconcileOperator(BaseOperator):
+    """Do at once what the reconciler does every ten seconds."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return what had to be done."""
+        from windvane.reconcile import reconcile
+        from windvane.settings import load_settings
+
+        actions = reconcile(load_settings())
+        for action in actions:
+            self.log.info("%s", action)
+        return {"actions": actions}

@@ -1,0 +1,136 @@
+"""Plans, trains, registers and gates a challenger."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk import AssetAlias, Context
+
+from windvane_airflow import assets
+from windvane_airflow.operators.model_operator import MadeLink, ModelOperator, requested_window
+
+
+class MLflowRunLink(MadeLink):
+    """The button that leads to the MLflow run."""
+
+    name = "MLflow run"
+
+
+class ModelVersionLink(MadeLink):
+    """The button that leads to the registered version."""
+
+    name = "Model version"
+
+
+class VerdictLink(MadeLink):
+    """The button that leads to the verdict of the gates."""
+
+    name = "Verdict"
+
+
+class PlanTrainingOperator(ModelOperator):
+    """Fix what a training reads: a table version, a window, the holdout, the config, the code and the seed."""
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Return the snapshot."""
+        from windvane.snapshot import plan_training
+
+        # an event says that something happened, not what to train on: without a person's word it is always the newest data
+        window = requested_window(context) if context["params"].get("window_start") else None
+        snapshot = plan_training(self.config, self.code, self.lake, window=window, settings=self.settings)
+        self.log.info("Train on %s, hold out %s, table version %s", snapshot.train, snapshot.holdout, snapshot.table_version)
+        return snapshot.as_json()
+
+
+class TrainModelOperator(ModelOperator):
+    """Tune, fit, evaluate and bundle a challenger; an earlier bundle from the same snapshot is adopted.
+
+    Args:
+        snapshot: What the plan task returned. (templated)
+    """
+
+    template_fields: Sequence[str] = ("snapshot",)
+    operator_extra_links = (MLflowRunLink(),)
+
+    def __init__(self, *, snapshot: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Return the bundle's digest, the MLflow run and the metrics."""
+        from windvane.snapshot import Snapshot
+        from windvane.train_model import train_model
+
+        return train_model(self.config, self.code, self.settings, self.lake, Snapshot.from_json(self.snapshot)).as_json()
+
+    def link_to(self, result: Mapping[str, Any]) -> str | None:
+        """Lead to the MLflow run."""
+        return f"{self.settings.mlflow_uri}/#/experiments/{result['experiment_id']}/runs/{result['run_id']}"
+
+
+class RegisterModelOperator(ModelOperator):
+    """Register the bundle as a version in MLflow, once.
+
+    Args:
+        training: What the train task returned. (templated)
+    """
+
+    template_fields: Sequence[str] = ("training",)
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(self, *, training: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.training = training
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Return the version."""
+        from windvane.register_model import register_model
+
+        digest = self.training["bundle_digest"]
+        version = register_model(self.config, self.settings, bundle_digest=digest, run_id=self.training["run_id"])
+        return {"version": version, "bundle_digest": digest}
+
+    def link_to(self, result: Mapping[str, Any]) -> str | None:
+        """Lead to the registered version."""
+        return f"{self.settings.mlflow_uri}/#/models/{self.model}/versions/{result['version']}"
+
+
+class GateChallengerOperator(ModelOperator):
+    """Judge the challenger; only one that passed becomes a `<model>/challenger` event.
+
+    Args:
+        snapshot: What the plan task returned. (templated)
+        registered: What the register task returned. (templated)
+    """
+
+    template_fields: Sequence[str] = ("snapshot", "registered")
+    operator_extra_links = (VerdictLink(),)
+
+    def __init__(self, *, snapshot: Any, registered: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.registered = registered
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Return the verdict with the reason of each gate."""
+        from windvane.bundle import open_bundle
+        from windvane.gate_challenger import gate_challenger
+        from windvane.snapshot import Snapshot
+
+        digest = self.registered["bundle_digest"]
+        serving = self.ledger.last(self.model)
+        served = self.ledger.digest_of(self.model, serving.serving) if serving and serving.serving is not None else None
+        verdict = gate_challenger(
+            self.config,
+            self.settings,
+            self.lake,
+            Snapshot.from_json(self.snapshot),
+            challenger=open_bundle(self.settings.bundles, digest),
+            champion=open_bundle(self.settings.bundles, served) if served else None,
+        )
+        self.log.info(
+            "Version %s against %s\n%s", self.registered["version"], "nothing" if served is None else "the champion", verdict.table()
+        )
+        if verdict.passed:
+            extra = {"version": self.registered["version"], "bundle_digest": digest}
+            context["outlet_events"][AssetAlias(f"{self.model}/challenger")].add(assets.challenger(self.model), extra=extra)
+        return {"version": self.registered["version"], "bundle_digest": digest, **verdict.as_json()}

@@ -1,0 +1,131 @@
+"""Each config becomes five DAGs, from one DAG file; a bad config becomes a visible one and hides nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
+
+from windvane.settings import REPOSITORY
+from windvane_airflow.build_dags import build_dags
+
+MINIMAL = "model: {model}\ntask: regression\ndata: {{time: at, label: y{data}}}\n"
+
+
+def project_with(tmp_path: Path, **configs: str) -> Path:
+    directory = tmp_path / "dags" / "configs"
+    directory.mkdir(parents=True)
+    for model, text in configs.items():
+        (directory / f"{model}.yaml").write_text(text)
+    return tmp_path
+
+
+def edges(dag: DAG) -> dict[str, set[str]]:
+    return {task.task_id: set(task.downstream_task_ids) for task in dag.tasks}
+
+
+def test_the_dag_bag_has_no_import_errors() -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(REPOSITORY / "dags"))
+    assert bag.import_errors == {}
+    assert {f"flight_delay__{kind}" for kind in ("ingest", "train", "deploy", "monitor", "score")} < set(bag.dags)
+    assert "windvane__reconcile" in bag.dags
+
+
+def test_the_tasks_of_each_dag() -> None:
+    dags = build_dags(REPOSITORY)
+    assert edges(dags["flight_delay__ingest"]) == {"extract": {"validate"}, "validate": {"commit"}, "commit": set()}
+    assert list(dags["flight_delay__train"].task_ids) == ["plan", "train", "register", "gate"]
+    assert list(dags["flight_delay__deploy"].task_ids) == ["package", "rehearse", "rollout", "promote"]
+    assert edges(dags["flight_delay__monitor"]) == {"collect": {"decide"}, "decide": set()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "asset"), [("train", "flight_delay/retrain"), ("deploy", "flight_delay/challenger"), ("monitor", "flight_delay/data")]
+)
+def test_the_loop_is_closed_by_assets(kind: str, asset: str) -> None:
+    schedule = DagSerialization.serialize_dag(build_dags(REPOSITORY)[f"flight_delay__{kind}"])
+    assert asset in json.dumps(schedule["timetable"])
+
+
+def test_one_run_at_a_time_except_for_deploy() -> None:
+    runs = {dag_id: dag.max_active_runs for dag_id, dag in build_dags(REPOSITORY).items()}
+    assert runs.pop("flight_delay__deploy") > 1
+    assert set(runs.values()) == {1}
+
+
+def test_a_task_process_builds_its_own_dag_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(build_dags(REPOSITORY, only="flight_delay__train")) == ["flight_delay__train"]
+    assert build_dags(REPOSITORY, only="something_else") == {}
+
+
+def test_serialisation_is_deterministic() -> None:
+    once, twice = ({i: DagSerialization.serialize_dag(d) for i, d in build_dags(REPOSITORY).items()} for _ in range(2))
+    assert json.dumps(once, sort_keys=True, default=str) == json.dumps(twice, sort_keys=True, default=str)
+
+
+def test_a_bad_config_becomes_a_visible_dag_and_hides_no_other(tmp_path: Path) -> None:
+    project = project_with(
+        tmp_path, bad=MINIMAL.format(model="bad", data="", x=1) + "extra: 1\n", good=MINIMAL.format(model="good", data="")
+    )
+    dags = build_dags(project)
+    assert {dag_id for dag_id in dags if dag_id.startswith("bad")} == {"bad__config_error"}
+    assert "unknown field 'extra'" in (dags["bad__config_error"].doc_md or "")
+    assert len([dag_id for dag_id in dags if dag_id.startswith("good__")]) == 5
+    with pytest.raises(Exception, match="unknown field 'extra'"):
+        dags["bad__config_error"].get_task("config_error").execute({})
+
+
+def test_waiting_for_a_file_comes_first(tmp_path: Path) -> None:
+    config = MINIMAL.format(model="waits", data=", wait_for: {type: file, path: 'in/{start:%Y}.csv'}")
+    dag = build_dags(project_with(tmp_path, waits=config), only="waits__ingest")["waits__ingest"]
+    assert edges(dag)["wait"] == {"extract"}
+
+
+def test_scheduled_retraining_has_a_clock(tmp_path: Path) -> None:
+    config = MINIMAL.format(model="weekly", data="") + "retrain: {schedule: '0 3 * * 1', on: [schedule, decision]}\n"
+    dag = build_dags(project_with(tmp_path, weekly=config))["weekly__train"]
+    assert "0 3 * * 1" in json.dumps(DagSerialization.serialize_dag(dag)["timetable"])
+
+
+def test_an_approval_comes_before_everything(tmp_path: Path) -> None:
+    config = MINIMAL.format(model="asked", data="") + "approval: {required: true}\n"
+    dag = build_dags(project_with(tmp_path, asked=config))["asked__deploy"]
+    assert edges(dag)["approve"] == {"package"}
+    assert dag.get_task("approve").upstream_task_ids == set()
+
+
+def test_data_errors_fail_fast_and_infrastructure_is_retried() -> None:
+    from airflow.sdk import RetryAction
+
+    from windvane.errors import DataError, ServiceUnavailable
+
+    task = build_dags(REPOSITORY)["flight_delay__ingest"].get_task("extract")
+    assert task.retries > 0
+    decide = task.retry_policy.evaluate
+    assert decide(DataError("empty"), 1, 3).action is RetryAction.FAIL
+    assert decide(ServiceUnavailable("MLflow"), 1, 3).action is RetryAction.RETRY
+    assert decide(OSError("unknown"), 1, 3).action is RetryAction.DEFAULT
+
+
+def test_parsing_imports_nothing_heavy() -> None:
+    heavy = ["pandas", "numpy", "pyarrow", "deltalake", "sklearn", "mlflow", "great_expectations", "evidently", "docker", "optuna"]
+    program = (
+        "import sys; from pathlib import Path; import airflow.sdk.definitions.dag; before = set(sys.modules);"
+        "from windvane_airflow.build_dags import build_dags;"
+        f"build_dags(Path({str(REPOSITORY)!r})); print([m for m in {heavy} if m in set(sys.modules) - before])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": "plugins"},
+        cwd=REPOSITORY,
+    )
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr[-2000:]
