@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.preprocessing import FunctionTransformer
-
 from training_project import MODEL_FILE
+
 from windvane.bundle import canonical, find_bundle, open_bundle, read_golden, read_reference, write_bundle
 from windvane.errors import BundleError, StorageError
 from windvane.model_code import load_model_code

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from training_project import DAYS, START, fill, make_config, make_project, make_rows
+
 from windvane.bundle import open_bundle
 from windvane.gate_challenger import Judged, gate_challenger, judge_quality, judge_sanity
 from windvane.predictor import Predictions

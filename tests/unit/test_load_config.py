@@ -52,7 +52,8 @@ def test_every_shipped_config_is_valid() -> None:
         ),
         pytest.param(
             MINIMAL.replace("binary_classification", "binary"),
-            "dags/configs/churn.yaml:2: task: got 'binary', allowed is 'binary_classification', 'multiclass_classification' or 'regression'",
+            "dags/configs/churn.yaml:2: task: got 'binary', allowed is "
+            "'binary_classification', 'multiclass_classification' or 'regression'",
             id="literal",
         ),
         pytest.param(

@@ -2,8 +2,8 @@ import dataclasses
 import threading
 
 import pytest
-
 from training_project import make_project
+
 from windvane.errors import BundleError, ServiceUnavailable
 from windvane.mlflow_client import connect
 from windvane.register_model import get_alias, register_model, set_champion_alias

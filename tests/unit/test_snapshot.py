@@ -2,8 +2,8 @@ import subprocess
 from datetime import timedelta
 
 import pytest
-
 from training_project import DAYS, START, fill, make_project, make_rows
+
 from windvane.errors import ConfigError, NotEnoughData
 from windvane.lake import Lake
 from windvane.snapshot import Snapshot, plan_training, read_snapshot

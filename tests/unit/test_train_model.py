@@ -9,9 +9,9 @@ import time
 
 import pandas as pd
 import pytest
+from training_project import DAYS, START, fill, make_project
 
 import windvane.train_model as training
-from training_project import DAYS, START, fill, make_project
 from windvane.bundle import open_bundle, read_reference
 from windvane.errors import ModelCodeError, ServiceUnavailable
 from windvane.mlflow_client import connect

@@ -1,8 +1,8 @@
 import logging
 
 import pytest
-
 from training_project import make_project
+
 from windvane.errors import ModelCodeError
 from windvane.predictor import make_features
 from windvane.signature import conform, describe_columns

@@ -1,0 +1,67 @@
+"""Asks every part of the platform whether it works."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import requests
+
+from windvane.call_local import local_session
+from windvane.config import ModelConfig
+from windvane.errors import ConfigError
+from windvane.load_config import list_configs, load_config
+from windvane.record_platform import Platform
+from windvane.settings import Settings
+
+_AIRFLOW_PARTS = {"metadatabase": None, "scheduler": "scheduler", "dag_processor": "dag processor", "triggerer": "triggerer"}
+
+
+def check_health(settings: Settings, platform: Platform) -> dict[str, str]:
+    """Look at every part once.
+
+    Returns:
+        For each part `ready`, or what it lacks.
+    """
+    parts = {"airflow": ask(f"{platform.airflow_url}/api/v2/version"), **_airflow_parts(platform)}
+    parts["mlflow"] = ask(f"{platform.mlflow_url}/health")
+    parts["reconciler"] = "ready" if platform.process("reconciler") else "not running"
+    for config in good_configs(settings):
+        if config.deploy.target != "process":
+            continue
+        parts[f"endpoint of {config.model}"] = ask(f"http://127.0.0.1:{config.deploy.port}/health", any_status=True)
+    return parts
+
+
+def _airflow_parts(platform: Platform) -> dict[str, str]:
+    process = platform.process("airflow")
+    if process is None:
+        return {"scheduler": "not running"}
+    try:
+        health = local_session().get(f"{platform.airflow_url}/api/v2/monitor/health", timeout=5).json()
+    except (requests.RequestException, ValueError):
+        return {"scheduler": "does not answer"}
+    states = {}
+    for part, name in _AIRFLOW_PARTS.items():
+        value = health.get(part) or {}
+        beat = value.get(f"latest_{part}_heartbeat") if name else None
+        # a heartbeat from before a crash still counts as healthy for a while
+        fresh = name is None or (beat and datetime.fromisoformat(beat) > datetime.fromtimestamp(process.created, UTC))
+        states[name or part] = "ready" if value.get("status") == "healthy" and fresh else "no heartbeat yet"
+    return states
+
+
+def ask(url: str, *, any_status: bool = False) -> str:
+    """Get an address: `ready`, or what is wrong."""
+    try:
+        response = local_session().get(url, timeout=5)
+    except requests.RequestException:
+        return "does not answer"
+    return "ready" if any_status or response.ok else f"answers {response.status_code}"
+
+
+def good_configs(settings: Settings) -> Iterator[ModelConfig]:
+    """The configs of a project that can be read."""
+    for path in list_configs(settings.project):
+        try:
+            yield load_config(path)
+        except ConfigError:
+            continue  # it shows in Airflow as <model>__config_error, and hides no other

@@ -1,0 +1,147 @@
+"""Looks at this machine for what would keep the platform from working."""
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import requests
+
+from windvane.call_local import local_session
+from windvane.errors import ConfigError
+from windvane.load_config import list_configs, load_config
+from windvane.prepare_platform import AIRFLOW_PORT, MLFLOW_PORT, is_free
+from windvane.record_platform import read_platform
+from windvane.settings import REPOSITORY, Settings
+
+_MIN_FREE_GB = 2.0
+_MIN_MEMORY_GB = 3.0
+_MAX_CLOCK_SKEW_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    state: Literal["ok", "warning", "problem"]
+    subject: str
+    text: str
+
+    def as_json(self) -> dict[str, str]:
+        """The finding as JSON values."""
+        return asdict(self)
+
+
+def check_machine(settings: Settings) -> list[Finding]:
+    """Look at Python, packages, disk, memory, ports, clock and the Docker engine; changes nothing."""
+    return [
+        *_python(),
+        *_packages(REPOSITORY / "requirements.txt"),
+        *_resources(settings.var),
+        *_ports(settings),
+        *_services(settings),
+        *_docker(settings),
+    ]
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("ok" if sys.version_info >= (3, 11) else "problem", "python", f"{platform.python_version()}, needed is 3.11 or later")
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        yield Finding(
+            "warning", "PYTHONDONTWRITEBYTECODE", "is set: every import compiles again; `windvane up` unsets it for its processes"
+        )
+
+
+def _packages(lock: Path) -> Iterator[Finding]:
+    different = []
+    for line in lock.read_text(encoding="utf-8").splitlines() if lock.is_file() else ():
+        name, separator, wanted = line.split(";")[0].partition("==")
+        if not separator or line.startswith((" ", "#")):
+            continue
+        try:
+            found = version(name.strip().partition("[")[0])
+        except PackageNotFoundError:
+            found = "nothing"
+        if found != wanted.strip():
+            different.append(f"{name.strip()} is {found}, pinned is {wanted.strip()}")
+    if different:
+        yield Finding("problem", "packages", f"{'; '.join(different[:10])}; `make .venv` installs the pinned ones")
+    else:
+        yield Finding("ok", "packages", "are as pinned in requirements.txt")
+
+
+def _resources(var: Path) -> Iterator[Finding]:
+    place = next(path for path in [var, *var.parents] if path.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    yield Finding("ok" if free >= _MIN_FREE_GB else "problem", "disk", f"{free:.1f} GB free at {place}, needed are {_MIN_FREE_GB:.0f}")
+    writable = os.access(place, os.W_OK)
+    yield Finding("ok" if writable else "problem", "state", f"{var} {'can' if writable else 'cannot'} be written (WINDVANE_VAR)")
+    memory = psutil.virtual_memory().available / 1e9
+    yield Finding("ok" if memory >= _MIN_MEMORY_GB else "warning", "memory", f"{memory:.1f} GB available, wanted are {_MIN_MEMORY_GB:.0f}")
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    started = read_platform(settings.var)
+    ours = set(started.ports.values()) if started else set()
+    for name, default in (AIRFLOW_PORT, MLFLOW_PORT):
+        port = int(os.environ.get(name) or default)
+        if port not in ours and not is_free(port):
+            yield Finding("warning", name, f"port {port} is taken; `windvane up` uses the next free one unless {name} is set")
+
+
+def _services(settings: Settings) -> Iterator[Finding]:
+    started = read_platform(settings.var)
+    if started is None:
+        yield Finding("ok", "platform", "was never started here")
+        return
+    try:
+        response = local_session().get(f"{started.airflow_url}/api/v2/version", timeout=5)
+        skew = abs(parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time())
+        state: Literal["ok", "problem"] = "ok" if skew < _MAX_CLOCK_SKEW_SECONDS else "problem"
+        yield Finding(state, "airflow", f"answers at {started.airflow_url}; its clock differs by {skew:.0f} s")
+    except (requests.RequestException, KeyError, ValueError):
+        yield Finding("warning", "airflow", f"does not answer at {started.airflow_url}; `make up` starts it")
+    try:
+        local_session().get(f"{started.mlflow_url}/health", timeout=5).raise_for_status()
+        yield Finding("ok", "mlflow", f"answers at {started.mlflow_url}")
+    except requests.RequestException:
+        yield Finding("warning", "mlflow", f"does not answer at {started.mlflow_url}; `make up` starts it")
+
+
+def _docker(settings: Settings) -> Iterator[Finding]:
+    wanted = []
+    for path in list_configs(settings.project):
+        try:
+            config = load_config(path)
+        except ConfigError as exc:
+            yield Finding("problem", "config", exc.problems[0])
+            continue
+        if config.deploy.target == "docker":
+            wanted.append(config.model)
+    engine = _engine_version()
+    if engine:
+        yield Finding("ok", "docker", f"engine {engine} answers")
+    elif wanted:
+        yield Finding("problem", "docker", f"no engine answers, and {', '.join(wanted)} has `deploy.target: docker`; start it")
+    else:
+        yield Finding("ok", "docker", "no engine answers; none is needed, no config has `deploy.target: docker`")
+
+
+def _engine_version() -> str | None:
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        with closing(docker.from_env(timeout=5)) as client:
+            return str(client.version()["Version"])
+    except (DockerException, requests.RequestException, OSError, KeyError):
+        return None

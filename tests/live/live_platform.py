@@ -1,0 +1,198 @@
+"""What the live tests need of a running platform, and the team's directory that it runs."""
+
+import json
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from windvane.airflow_client import AirflowClient
+from windvane.lake import Lake
+from windvane.ledger import Ledger
+from windvane.record_platform import Platform
+from windvane.settings import REPOSITORY, Settings
+
+# every third flight: the real data, a third of the time
+SLICE = """
+
+_read_all = read
+
+
+def read(window, connection):
+    flights = _read_all(window, connection)
+    return flights[flights["flight_id"].str.split("-").str[4].astype(int) % 3 == 0]
+"""
+
+FLIGHTS = """\
+model: flights
+description: A slice of the flights of 2013
+task: binary_classification
+data:
+  schedule: "@monthly"
+  start: 2013-01-01
+  end: 2014-01-01
+  id: flight_id
+  time: scheduled_departure
+  label: late
+  label_delay: 1d
+  suite: raw
+train: {{window: 90d, holdout: 14d, search: {{trials: 2, timeout: 20s}}}}
+gates:
+  at_least: 0.55
+  slices: {{columns: [origin], max_drop: 0.1, min_rows: 200}}
+deploy: {{target: process, port: {port}}}
+monitor: {{min_rows: 200}}
+"""
+
+LANDED = """\
+model: landed
+description: Rows that arrive as files; retrained by a clock as well
+task: regression
+data:
+  source: {{type: csv, path: "landing/{{start:%Y-%m}}.csv"}}
+  wait_for: {{type: file, path: "landing/{{start:%Y-%m}}.csv", poke: 1s}}
+  time: at
+  label: y
+train: {{window: 30d, holdout: 7d}}
+gates: {{beat_baseline: false, min_rows: 20}}
+deploy: {{port: {port}}}
+retrain: {{schedule: "* * * * *", on: [schedule]}}
+"""
+
+LANDED_CODE = """\
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def features(frame):
+    return frame[["x"]]
+
+
+def build_pipeline(params):
+    return make_pipeline(StandardScaler(), Ridge())
+"""
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running platform and what the tests need of it."""
+
+    settings: Settings
+    platform: Platform
+    client: AirflowClient
+    ports: dict[str, int]
+    environ: dict[str, str]
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.settings.lake)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.settings.database)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports['flights']}"
+
+    def password(self, user: str) -> str:
+        return str(json.loads((self.settings.var / "airflow_passwords.json").read_text())[user])
+
+    def run(self, dag_id: str, conf: dict[str, Any] | None = None, *, expect: str = "success", seconds: float = 240) -> str:
+        """Trigger a DAG, wait for its end, and return the run's id."""
+        run_id = self.client.trigger(dag_id, conf)
+        self.wait_for(dag_id, run_id, expect=expect, seconds=seconds)
+        return run_id
+
+    def wait_for(self, dag_id: str, run_id: str, *, expect: str = "success", seconds: float = 240) -> None:
+        state = until(lambda: self._ended(dag_id, run_id), seconds=seconds, what=f"{dag_id} {run_id}")
+        assert state == expect, f"{dag_id} {run_id}: {state}\n{self.failures(dag_id, run_id)}"
+
+    def next_run(self, dag_id: str, *, after: set[str], seconds: float = 120) -> str:
+        """Wait for a run of a DAG that was not there before, and for its end."""
+
+        def found() -> str | None:
+            new = [run for run in self.runs_of(dag_id) if run not in after]
+            return new[0] if new else None
+
+        run_id = until(found, seconds=seconds, what=f"a new run of {dag_id}")
+        self.wait_for(dag_id, run_id)
+        return run_id
+
+    def runs_of(self, dag_id: str) -> set[str]:
+        return {run["dag_run_id"] for run in self.client.runs() if run["dag_id"] == dag_id}
+
+    def log_of(self, dag_id: str, run_id: str, task_id: str) -> str:
+        directory = self.settings.var / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
+        return "\n".join(path.read_text(encoding="utf-8") for path in sorted(directory.glob("*.log")))
+
+    def failures(self, dag_id: str, run_id: str) -> str:
+        failed = [task["task_id"] for task in self.client.tasks(dag_id, run_id) if task["state"] == "failed"]
+        return "\n".join(f"--- {task}\n{self.log_of(dag_id, run_id, task)[-3000:]}" for task in failed)
+
+    def _ended(self, dag_id: str, run_id: str) -> str | None:
+        states = [run["state"] for run in self.client.runs() if run["dag_id"] == dag_id and run["dag_run_id"] == run_id]
+        return states[0] if states and states[0] in ("success", "failed") else None
+
+    def web(self, path: str, *, user: str | None = None) -> requests.Response:
+        """Ask Airflow's web server as a user, or as nobody."""
+        headers = {}
+        if user:
+            login = {"username": user, "password": self.password(user)}
+            token = requests.post(f"{self.platform.airflow_url}/auth/token", json=login, timeout=30).json()["access_token"]
+            headers["Authorization"] = f"Bearer {token}"
+        return requests.get(f"{self.platform.airflow_url}{path}", headers=headers, timeout=30, allow_redirects=False)
+
+    def link(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str]:
+        """The buttons on a task's page."""
+        run = quote(run_id, safe="")
+        return dict(self.web(f"/api/v2/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}/links", user="admin").json()["extra_links"])
+
+
+def until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
+    """Wait until a condition gives something, and return it."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.5)
+    raise AssertionError(f"{what}: not within {seconds:.0f} s")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_team(directory: Path, ports: dict[str, int]) -> None:
+    """Lay out a team's files over the repository's DAG files."""
+    configs, models = directory / "dags" / "configs", directory / "include" / "models"
+    configs.mkdir(parents=True)
+    models.mkdir(parents=True)
+    (directory / "landing").mkdir()
+    for file in ("model_dags.py", "platform_dags.py"):
+        shutil.copy(REPOSITORY / "dags" / file, directory / "dags" / file)
+    shutil.copytree(REPOSITORY / "expectations" / "flight_delay", directory / "expectations" / "flights")
+    (configs / "flights.yaml").write_text(FLIGHTS.format(port=ports["flights"]))
+    (configs / "landed.yaml").write_text(LANDED.format(port=ports["landed"]))
+    for model, suite in (("no_code", ""), ("no_function", ""), ("no_such_expectation", ", suite: raw")):
+        (configs / f"{model}.yaml").write_text(
+            f"model: {model}\ntask: regression\ndata: {{time: scheduled_departure, label: late{suite}}}\ndeploy: {{port: {free_port()}}}\n"
+        )
+    (models / "no_function.py").write_text("def build(): ...\n")
+    (models / "no_such_expectation.py").write_text((REPOSITORY / "include" / "models" / "flight_delay.py").read_text())
+    bad = {"name": "raw", "expectations": [{"type": "expect_column_values_to_be_nice", "kwargs": {"column": "late"}}]}
+    (directory / "expectations" / "no_such_expectation").mkdir()
+    (directory / "expectations" / "no_such_expectation" / "raw.json").write_text(json.dumps(bad))
+    (configs / "broken.yaml").write_text("model: broken\ntask: regression\ndata: {time: at, labl: y}\n")
+    (models / "flights.py").write_text((REPOSITORY / "include" / "models" / "flight_delay.py").read_text() + SLICE)
+    (models / "landed.py").write_text(LANDED_CODE)

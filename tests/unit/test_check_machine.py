@@ -1,0 +1,59 @@
+"""`windvane doctor` names what would keep the platform from working."""
+
+from pathlib import Path
+
+import pytest
+
+from windvane import check_machine as checking
+from windvane.check_machine import check_machine
+from windvane.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the real client leaks its socket when no engine answers
+    monkeypatch.setattr(checking, "_engine_version", lambda: None)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings({"WINDVANE_VAR": str(tmp_path / "var"), "WINDVANE_PROJECT": str(tmp_path)})
+
+
+def _states(settings: Settings) -> dict[str, str]:
+    return {finding.subject: finding.state for finding in check_machine(settings)}
+
+
+def test_this_machine_can_run_the_platform(settings: Settings) -> None:
+    states = _states(settings)
+    assert states["python"] == "ok"
+    assert states["state"] == "ok"
+    assert states["platform"] == "ok"
+
+
+def test_little_disk_is_a_problem(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "_MIN_FREE_GB", 1e9)
+    assert _states(settings)["disk"] == "problem"
+
+
+def test_byte_code_that_is_switched_off_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert _states(settings)["PYTHONDONTWRITEBYTECODE"] == "warning"
+
+
+def test_packages_that_are_not_the_pinned_ones_are_named(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.txt"
+    lock.write_text("requests==0.0.1 ; sys_platform == 'linux'\nnot-there==1\n    # via nothing\n")
+    (finding,) = checking._packages(lock)
+    assert finding.state == "problem"
+    assert "requests is " in finding.text
+    assert "not-there is nothing, pinned is 1" in finding.text
+
+
+def test_docker_is_needed_only_if_a_config_wants_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WINDVANE_TARGET", raising=False)
+    assert _states(settings)["docker"] == "ok"
+    config = settings.project / "dags" / "configs" / "churn.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("model: churn\ntask: regression\ndata: {time: t, label: y}\ndeploy: {target: docker}\n")
+    assert _states(settings)["docker"] == "problem"

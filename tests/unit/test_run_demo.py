@@ -1,0 +1,127 @@
+"""The parts of the demo that need no platform: its months, its judgement, its summary."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from windvane import judge_demo, run_demo
+from windvane.config import ModelConfig
+from windvane.errors import ConfigError
+from windvane.ledger import Ledger
+from windvane.load_config import load_config
+from windvane.record_platform import Platform
+from windvane.send_traffic import Traffic, TrafficSender
+from windvane.settings import REPOSITORY, Settings, load_settings
+from windvane.summarize_demo import summarize_demo
+
+JULY = run_demo._months("2013-07")[-1]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings({"WINDVANE_VAR": str(tmp_path), "WINDVANE_PROJECT": str(REPOSITORY)})
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
+    monkeypatch.delenv("WINDVANE_TARGET", raising=False)
+    return load_config(REPOSITORY / "dags" / "configs" / "flight_delay.yaml")
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    book = Ledger(settings.database)
+    yield book
+    book.close()
+
+
+class _Traffic(TrafficSender):
+    def __init__(self, *, sent: int, failed: int, seconds: float) -> None:
+        super().__init__("http://127.0.0.1:1/invocations")
+        self.counts = Traffic(sent=sent, rows=sent, failed=failed)
+        self._began, self._ended = 0.0, seconds
+
+
+@pytest.fixture(autouse=True)
+def agreement(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
+    """What the endpoint and the alias say, without either."""
+    says: dict[str, int | None] = {"endpoint": None, "alias": None}
+    monkeypatch.setattr(judge_demo, "_AGREEMENT_SECONDS", 0)
+    monkeypatch.setattr(judge_demo, "endpoint_version", lambda config: says["endpoint"])
+    monkeypatch.setattr(judge_demo, "get_alias", lambda settings, model, alias: (says["alias"], None) if says["alias"] else None)
+    return says
+
+
+def _promote(ledger: Ledger, *versions: int) -> None:
+    for epoch, version in enumerate(versions):
+        ledger.append(
+            "flight_delay",
+            expected_epoch=epoch,
+            action="promote",
+            version=version,
+            digest=f"{version}" * 64,
+            traffic={version: 100},
+            actor="test",
+            reason="passed",
+        )
+
+
+def test_months_are_whole_and_follow_each_other() -> None:
+    months = run_demo._months("2013-12")
+    assert len(months) == 12
+    assert all(before.end == after.start for before, after in pairwise(months))
+    assert months[-1] == run_demo.YEAR.tail(months[-1].end - months[-1].start)
+
+
+@pytest.mark.parametrize("until", ["2013-02", "2014-01", "July", ""])
+def test_a_month_without_a_story_is_refused(until: str) -> None:
+    with pytest.raises(ConfigError, match="--until"):
+        run_demo._months(until)
+
+
+def test_a_retrained_version_and_clean_traffic_are_a_success(settings, config, ledger, agreement) -> None:
+    _promote(ledger, 1, 3)
+    agreement.update(endpoint=3, alias=3)
+    assert judge_demo.judge_demo(config, settings, ledger, _Traffic(sent=300, failed=0, seconds=10), until=JULY) == []
+
+
+@pytest.mark.parametrize(
+    ("versions", "sent", "failed", "problem"),
+    [
+        pytest.param((1,), 300, 0, "no retrained version was promoted by July", id="never retrained"),
+        pytest.param((1, 1), 300, 0, "no retrained version was promoted by July", id="the same version again"),
+        pytest.param((1, 2), 300, 1, "1 requests failed", id="a failed request"),
+        pytest.param((1, 2), 199, 0, "only 19.9 requests a second", id="too slow"),
+        pytest.param((1, 2), 0, 0, "only 0.0 requests a second", id="no traffic"),
+    ],
+)
+def test_what_did_not_hold_is_a_failure(settings, config, ledger, agreement, versions, sent, failed, problem) -> None:
+    _promote(ledger, *versions)
+    agreement.update(endpoint=versions[-1], alias=versions[-1])
+    (found,) = judge_demo.judge_demo(config, settings, ledger, _Traffic(sent=sent, failed=failed, seconds=10), until=JULY)
+    assert problem in found
+
+
+@pytest.mark.parametrize("who", ["endpoint", "alias"])
+def test_disagreement_on_what_serves_is_a_failure(settings, config, ledger, agreement, who) -> None:
+    _promote(ledger, 1, 3)
+    agreement.update({"endpoint": 3, "alias": 3, who: 1})
+    (found,) = judge_demo.judge_demo(config, settings, ledger, _Traffic(sent=300, failed=0, seconds=10), until=JULY)
+    assert f"{who} says 1" in found
+
+
+def test_the_summary_says_where_everything_is_and_what_failed(settings: Settings, config: ModelConfig) -> None:
+    platform = Platform({"airflow": 8123, "mlflow": 5123}, (), "", "")
+    text = summarize_demo(config, settings, platform, _Traffic(sent=10, failed=0, seconds=1), problems=["no version"])
+    for wanted in (
+        "http://127.0.0.1:8123",
+        "http://127.0.0.1:5123",
+        "http://127.0.0.1:8100/invocations",
+        "curl -s",
+        "make down",
+        "FAILED: no version",
+    ):
+        assert wanted in text
+    assert "Every step did what it should" not in text
