@@ -146,7 +146,8 @@ def platform_environment(settings: Settings, keys: Secrets, *, airflow_port: int
         "AIRFLOW__API__PORT": str(airflow_port),
         "AIRFLOW__API__SECRET_KEY": keys.api_secret_key,
         "AIRFLOW__API_AUTH__JWT_SECRET": keys.jwt_secret,
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{var / 'airflow.db'}",
+        # one writer at a time: the others wait so many seconds before they fail
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{var / 'airflow.db'}?timeout=60",
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(var / "bundles_of_dags"),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(var / "logs"),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(var / "logs" / "dag_processor"),

@@ -246,5 +246,5 @@ def _config_error_dag(path: Path, error: ConfigError) -> DAG:
         start_date=_LONG_AGO,
         tags=["windvane", "config_error", safe],
     ) as dag:
-        ConfigErrorOperator(task_id="config_error", problems=list(error.problems))
+        ConfigErrorOperator(task_id="config_error", problems=list(error.problems), retries=0)
     return dag

@@ -102,6 +102,12 @@ class Live:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.ports['flights']}"
 
+    def served_before(self) -> int:
+        """A version of the flights that served and does not serve now."""
+        last = self.ledger.last("flights")
+        assert last is not None
+        return next(release.version for release in self.ledger.history("flights") if release.version != last.serving)
+
     def password(self, user: str) -> str:
         return str(json.loads((self.settings.var / "airflow_passwords.json").read_text())[user])
 

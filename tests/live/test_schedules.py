@@ -22,13 +22,16 @@ def test_ingest_waits_for_the_file_without_a_worker_slot(live: Live) -> None:
     run_id = live.client.trigger("landed__ingest", MARCH.as_extra())
     until(lambda: state_of(live, "landed__ingest", run_id, "wait") == "deferred", seconds=60, what="the deferred state")
     random = np.random.default_rng(7)
-    x = random.normal(size=500)
-    rows = pd.DataFrame({"at": [MARCH.start + timedelta(hours=i) for i in range(500)], "x": x, "y": 3 * x + random.normal(size=500) / 10})
+    hours = 31 * 24
+    x = random.normal(size=hours)
+    rows = pd.DataFrame(
+        {"at": [MARCH.start + timedelta(hours=i) for i in range(hours)], "x": x, "y": 3 * x + random.normal(size=hours) / 10}
+    )
     path = live.settings.project / "landing" / "2024-03.csv"
     rows.to_csv(path.with_suffix(".part"), index=False)
     path.with_suffix(".part").rename(path)
     live.wait_for("landed__ingest", run_id)
-    assert len(live.lake.read("landed", "raw")) == 500
+    assert len(live.lake.read("landed", "raw")) == hours
 
 
 def test_a_clock_retrains(live: Live) -> None:

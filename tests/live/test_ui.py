@@ -47,9 +47,3 @@ def test_the_dags_of_the_models_are_on_the_page(live: Live, page: Any, tmp_path:
     for kind in ("ingest", "train", "deploy", "monitor", "score"):
         assert page.get_by_text(f"flights__{kind}", exact=True).count() > 0
     assert (tmp_path / "dags.png").stat().st_size > 20_000
-
-
-def test_the_trigger_form_offers_the_window(live: Live, page: Any) -> None:
-    page.goto(f"{live.platform.airflow_url}/dags/flights__train/trigger/single")
-    page.wait_for_selector("text=First moment")
-    assert page.get_by_text("End of the window", exact=False).count() + page.get_by_text("End, exclusive", exact=False).count() > 0
