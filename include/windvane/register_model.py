@@ -30,6 +30,8 @@ def register_model(config: ModelConfig, settings: Settings, *, bundle_digest: st
         ServiceUnavailable: If MLflow does not answer.
         BundleError: If the run does not hold this bundle, such as one that was killed while it was uploaded.
     """
+    from mlflow.exceptions import MlflowException
+
     client = connect(settings)
     with naming_mlflow(settings):
         run = client.get_run(run_id)
@@ -47,7 +49,11 @@ def register_model(config: ModelConfig, settings: Settings, *, bundle_digest: st
             if made != version:
                 log.info("%s: another process registered the bundle as version %d first", config.model, version)
                 client.delete_model_version(config.model, str(made))
-        client.set_registered_model_alias(config.model, CHALLENGER, str(version))
+        try:
+            client.set_registered_model_alias(config.model, CHALLENGER, str(version))
+        except MlflowException:
+            # two that set a new alias at once collide in MLflow's database; by now one of them has set it
+            client.set_registered_model_alias(config.model, CHALLENGER, str(version))
         return version
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -142,7 +143,7 @@ def test_a_training_that_was_sigkilled_is_finished_by_the_next(tmp_path):
     project = make_project(tmp_path, rows=300, code=SLOW_MODEL)
     snapshot = plan(project)
     script = (
-        "import sys; sys.path.insert(0, '.'); from training_project import *; from windvane.snapshot import *; import json\n"
+        f"import sys; sys.path.insert(0, '{Path(__file__).parent}'); from training_project import *; from windvane.snapshot import *; import json\n"
         "from windvane.train_model import train_model\n"
         f"s = load_settings({{'WINDVANE_VAR': '{project.settings.var}', 'MLFLOW_TRACKING_URI': '{project.settings.mlflow_uri}'}})\n"
         f"train_model(make_config(), load_model_code(Path('{project.code.path}'), 'churn'), s, Lake(s.lake),"

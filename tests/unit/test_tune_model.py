@@ -36,8 +36,8 @@ def test_the_search_is_reproducible_and_logs_each_trial(tmp_path, caplog):
     made, labels = prepared(project)
     with caplog.at_level(logging.INFO, logger="windvane.tune_model"):
         first = tune_model(project.config, project.code, made, labels)
-    assert first == tune_model(project.config, project.code, made, labels)
     assert sum("trial " in r.getMessage() for r in caplog.records) == 3
+    assert first == tune_model(project.config, project.code, made, labels)
 
 
 def test_the_time_budget_ends_the_search(tmp_path, caplog):
