@@ -44,7 +44,7 @@ def register_model(config: ModelConfig, settings: Settings, *, bundle_digest: st
         if version is None:
             tags = {BUNDLE_TAG: bundle_digest, KEY_TAG: run.data.tags[KEY_TAG]}
             source = f"{run.info.artifact_uri}/{ARTIFACT_PATH}"
-            made = int(client.create_model_version(config.model, source, run_id=run_id, tags=tags).version)
+            made = int(client.create_model_version(config.model, source, run_id=run_id, tags=tags, await_creation_for=30).version)
             version = _version_of(client, config.model, bundle_digest) or made
             if made != version:
                 log.info("%s: another process registered the bundle as version %d first", config.model, version)
