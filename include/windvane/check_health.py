@@ -9,6 +9,7 @@ from windvane.call_local import local_session
 from windvane.config import ModelConfig
 from windvane.errors import ConfigError
 from windvane.load_config import list_configs, load_config
+from windvane.manage_processes import holder_of, listening
 from windvane.record_platform import Platform
 from windvane.settings import Settings
 
@@ -21,8 +22,8 @@ def check_health(settings: Settings, platform: Platform) -> dict[str, str]:
     Returns:
         For each part `ready`, or what it lacks.
     """
-    parts = {"airflow": ask(f"{platform.airflow_url}/api/v2/version"), **_airflow_parts(platform)}
-    parts["mlflow"] = ask(f"{platform.mlflow_url}/health")
+    parts = {"airflow": _ask_ours(platform, "airflow", f"{platform.airflow_url}/api/v2/version"), **_airflow_parts(platform)}
+    parts["mlflow"] = _ask_ours(platform, "mlflow", f"{platform.mlflow_url}/health")
     parts["reconciler"] = "ready" if platform.process("reconciler") else "not running"
     for config in good_configs(settings):
         if config.deploy.target != "process":
@@ -47,6 +48,15 @@ def _airflow_parts(platform: Platform) -> dict[str, str]:
         fresh = name is None or (beat and datetime.fromisoformat(beat) > datetime.fromtimestamp(process.created, UTC))
         states[name or part] = "ready" if value.get("status") == "healthy" and fresh else "no heartbeat yet"
     return states
+
+
+def _ask_ours(platform: Platform, name: str, url: str) -> str:
+    """Like `ask`, and what answers must be what was started: another installation may have taken the port meanwhile."""
+    process, port = platform.process(name), platform.ports[name]
+    answer = ask(url)
+    if answer != "ready" or (process and port in {taken for _, taken in listening([process])}):
+        return answer
+    return f"port {port} is taken by {holder_of(port)}" if process else "not running"
 
 
 def ask(url: str, *, any_status: bool = False) -> str:

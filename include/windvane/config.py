@@ -200,7 +200,7 @@ class Limits(Section):
 
 
 class Rollout(Section):
-    """How traffic moves to a new version."""
+    """How traffic moves to a new version; accepted and not used in this version, which moves it from 0 to 100 at once."""
 
     shadow: int = Field(500, ge=0, description="Logged requests replayed to the candidate before it takes traffic; default 500.")
     steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field((100,), description="Percent of traffic, rising to 100; default [100].")
@@ -221,7 +221,7 @@ class Deploy(Section):
         "process", description="Server process, or Docker containers behind HAProxy; default process."
     )
     port: int = Field(8100, ge=1, le=65535, description="Port on 127.0.0.1 where the model answers; unique among the models; default 8100.")
-    rollout: Rollout = Field(default_factory=Rollout, description="How traffic moves to a new version.")
+    rollout: Rollout = Field(default_factory=Rollout, description="How traffic moves to a new version; not used yet.")
     replicas: int = Field(1, ge=1, le=64, description="Containers per version (target docker); default 1.")
     limits: Limits = Field(default_factory=Limits, description="Limits of one container (target docker).")
 
@@ -230,7 +230,7 @@ class Monitor(Section):
     """How the champion is watched."""
 
     schedule: Cron | None = Field(None, description="Cron in UTC; default: after every <model>/data event.")
-    false_alarms_per_90d: float = Field(1, gt=0, description="Budget of false alarms; default 1.")
+    false_alarms_per_90d: float = Field(1, gt=0, description="Budget of false alarms; not used yet; default 1.")
     min_rows: int = Field(500, ge=1, description="Windows with fewer rows end in `wait`; default 500.")
 
 
