@@ -52,7 +52,7 @@ monitor: {{min_rows: 200}}
 
 LANDED = """\
 model: landed
-description: Rows that arrive as files; retrained by a clock as well
+description: Rows that arrive as files; retrained by a clock, deployed when a person approves
 task: regression
 data:
   source: {{type: csv, path: "landing/{{start:%Y-%m}}.csv"}}
@@ -61,6 +61,7 @@ data:
   label: y
 train: {{window: 30d, holdout: 7d}}
 gates: {{beat_baseline: false, min_rows: 20}}
+approval: {{required: true}}
 deploy: {{port: {port}}}
 retrain: {{schedule: "* * * * *", on: [schedule]}}
 """

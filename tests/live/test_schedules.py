@@ -1,6 +1,8 @@
 """Runs that something other than a person starts: a file that lands, a clock; and a config that cannot be used."""
 
 from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -42,8 +44,25 @@ def test_a_clock_retrains(live: Live) -> None:
         return any(run["state"] == "success" for run in runs)
 
     until(trained, seconds=180, what="a scheduled training")
-    released = until(lambda: live.ledger.last("landed"), seconds=120, what="a release")
-    assert released.version == 1
+
+
+def test_a_challenger_waits_for_a_person(live: Live) -> None:
+    def asked() -> dict[str, Any] | None:
+        found = live.client._request("GET", "/dags/landed__deploy/dagRuns/~/hitlDetails", params={"response_received": False})
+        # the question exists a moment before the task that asks it has parked
+        parked = [detail for detail in found["hitl_details"] if detail["task_instance"]["state"] == "awaiting_input"]
+        return dict(parked[0]) if parked else None
+
+    question = until(asked, seconds=120, what="a question")
+    assert live.ledger.last("landed") is None
+    run_id = question["task_instance"]["dag_run_id"]
+    answer = {"chosen_options": ["Approve"], "params_input": {}}
+    path = f"/dags/landed__deploy/dagRuns/{quote(run_id, safe='')}/taskInstances/approve/-1/hitlDetails"
+    live.client._request("PATCH", path, json=answer)
+    live.wait_for("landed__deploy", run_id)
+    released = live.ledger.last("landed")
+    assert released is not None
+    assert (released.action, released.version) == ("promote", 1)
 
 
 def test_a_broken_config_is_a_visible_dag_and_hides_no_other(live: Live) -> None:
