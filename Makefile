@@ -65,6 +65,7 @@ bench: $(INSTALLED)  ## Run the benchmarks: one per figure that the README quote
 lock: $(BIN)/uv  ## Compile requirements.in and requirements-dev.in into pinned files.
 	$(UV) pip compile --quiet --universal --python-version 3.11 requirements.in -o requirements.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 requirements-dev.in -o requirements-dev.txt
+	$(UV) pip compile --quiet --universal --no-header --python-version 3.11 --constraints requirements.txt include/docker/scorer/requirements.in -o include/docker/scorer/requirements.txt
 
 clean:  ## Stop everything and remove all state; the next run begins from nothing.
 	@if [ -x $(BIN)/windvane ]; then $(BIN)/windvane down; fi
