@@ -2,6 +2,7 @@
 
 <bundles>/<digest>/bundle.json         what it is, with the SHA-256 of every other file; its own SHA-256 is the digest
                    model.skops         the fitted pipeline
+                   model.onnx          the same for onnxruntime, where it converts and says the same
                    model.py            the model file that it was trained with
                    golden.parquet      rows and the predictions of the runtime that will serve
                    reference.parquet   rows of the training time, for drift
@@ -19,16 +20,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from windvane.errors import BundleError, StorageError
 from windvane.model_code import ModelCode
-from windvane.predictor import golden_frame, load_predictor, untrusted_types
+from windvane.predictor import golden_frame, load_predictor
+from windvane.read_manifest import MANIFEST, read_manifest
+from windvane.verified_file import read_verified
 
-FILES = ("model.skops", "model.py", "golden.parquet", "reference.parquet")
-MANIFEST = "bundle.json"
+if TYPE_CHECKING:
+    import pandas as pd
+
 _ABANDONED_SECONDS = 86_400
 
 
@@ -50,17 +52,30 @@ class Bundle:
         """What it was made from."""
         return str(self.manifest["training_key"])
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all its files."""
+        return (*self.manifest["files"], MANIFEST)
+
     def size_bytes(self) -> int:
         """Size of all its files."""
-        return sum((self.path / name).stat().st_size for name in (*FILES, MANIFEST))
+        return sum((self.path / name).stat().st_size for name in self.files)
 
 
 def write_bundle(
-    root: Path, *, pipeline: Any, code: ModelCode, golden: pd.DataFrame, reference: pd.DataFrame, manifest: Mapping[str, Any]
+    root: Path,
+    *,
+    pipeline: Any,
+    code: ModelCode,
+    golden: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    manifest: Mapping[str, Any],
+    sample: "pd.DataFrame | None" = None,
 ) -> Bundle:
     """Write a bundle so that it is there as a whole or not at all, and return it.
 
-    The model is loaded back from its own bytes, and that runtime's predictions of the golden rows are what is stored.
+    The model is loaded back from its own bytes. If it converts to ONNX and both runtimes predict the sample alike, ONNX will serve.
+    The predictions of the golden rows that are stored are those of the runtime that will serve.
     If another process made a bundle from the same training key first, that one is returned.
 
     Args:
@@ -69,7 +84,8 @@ def write_bundle(
         code: The model file that it belongs to.
         golden: Input rows with at least the columns of the signature.
         reference: Rows for drift.
-        manifest: Everything of `bundle.json` except `files`.
+        manifest: Everything of `bundle.json` except `files` and `runtime`.
+        sample: Rows on which the runtimes are compared; None for the golden rows.
 
     Raises:
         BundleError: If the pipeline holds something that cannot be stored or may not be loaded again.
@@ -82,7 +98,8 @@ def write_bundle(
     except OSError as exc:
         raise StorageError(f"{root}: cannot be written: {exc.strerror}; free space or permissions are needed") from exc
     try:
-        made = _fill(building, pipeline=pipeline, code=code, golden=golden, reference=reference, manifest=manifest)
+        rows = golden if sample is None else sample
+        made = _fill(building, pipeline=pipeline, code=code, golden=golden, reference=reference, manifest=manifest, sample=rows)
         _publish(building, root / made)
         return _claim(root, str(manifest["training_key"]), made)
     except OSError as exc:
@@ -102,17 +119,13 @@ def open_bundle(root: Path, digest: str) -> Bundle:
     path = root / digest
     if not path.is_dir() or path.is_symlink():
         raise BundleError(f"{path}: there is no such bundle; restore it or train again")
-    data = _read(path / MANIFEST)
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise BundleError(f"{path}/{MANIFEST}: its SHA-256 is not the bundle's digest; restore the bundle or train again")
-    manifest = json.loads(data)
+    manifest = read_manifest(path / MANIFEST, digest)
     found = sorted(os.listdir(path))
     wanted = sorted([*manifest["files"], MANIFEST])
     if found != wanted:
         raise BundleError(f"{path}: has the files {found[:10]}, allowed are {wanted}; restore the bundle or train again")
     for name, expected in manifest["files"].items():
-        if hashlib.sha256(_read(path / name)).hexdigest() != expected:
-            raise BundleError(f"{path}/{name}: its SHA-256 differs from the one in {MANIFEST}; restore the bundle or train again")
+        read_verified(path / name, expected)
     return Bundle(digest=digest, path=path, manifest=manifest)
 
 
@@ -127,13 +140,17 @@ def find_bundle(root: Path, training_key: str) -> Bundle | None:
         return None
 
 
-def read_golden(bundle: Bundle) -> pd.DataFrame:
+def read_golden(bundle: Bundle) -> "pd.DataFrame":
     """The golden rows: input columns, `prediction`, and `probability_<class>` for classifiers."""
+    import pandas as pd
+
     return pd.read_parquet(bundle.path / "golden.parquet")
 
 
-def read_reference(bundle: Bundle) -> pd.DataFrame:
+def read_reference(bundle: Bundle) -> "pd.DataFrame":
     """Rows of the training time: input columns, the label, `prediction`, `score` and `holdout` (not trained on)."""
+    import pandas as pd
+
     return pd.read_parquet(bundle.path / "reference.parquet")
 
 
@@ -171,25 +188,44 @@ def _sweep(root: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _fill(path: Path, *, pipeline: Any, code: ModelCode, golden: pd.DataFrame, reference: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
+def _fill(
+    path: Path,
+    *,
+    pipeline: Any,
+    code: ModelCode,
+    golden: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    manifest: Mapping[str, Any],
+    sample: "pd.DataFrame",
+) -> str:
+    from windvane.convert_onnx import add_onnx
+    from windvane.skops_predictor import SkopsPredictor
+
     (path / "model.skops").write_bytes(_dump(pipeline, code, str(manifest["model"])))
     shutil.copyfile(code.path, path / "model.py")
-    files = {name: _sha256(path / name) for name in ("model.skops", "model.py")}
+    files = _digests(path)
     if files["model.py"] != code.sha256:
         raise BundleError(f"{code.path}: changed while the model was trained; train again")
-    predictor = load_predictor(Bundle(digest="", path=path, manifest={**manifest, "files": files}))
+    runtime = add_onnx(SkopsPredictor(Bundle(digest="", path=path, manifest={**manifest, "files": files})), sample)
+    manifest = {**manifest, "runtime": runtime}
+    predictor = load_predictor(Bundle(digest="", path=path, manifest={**manifest, "files": _digests(path)}))
     rows = golden[[c.name for c in predictor.signature]].reset_index(drop=True)
     golden_frame(rows, predictor.predict(rows), predictor.classes).to_parquet(path / "golden.parquet", index=False)
     reference.reset_index(drop=True).to_parquet(path / "reference.parquet", index=False)
-    files |= {name: _sha256(path / name) for name in FILES}
-    data = canonical({**manifest, "files": files})
+    data = canonical({**manifest, "files": _digests(path)})
     (path / MANIFEST).write_bytes(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _digests(path: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in sorted(os.listdir(path))}
 
 
 def _dump(pipeline: Any, code: ModelCode, model: str) -> bytes:
     import skops.io
     from skops.io.exceptions import UnsupportedTypeException
+
+    from windvane.skops_predictor import untrusted_types
 
     try:
         data: bytes = skops.io.dumps(pipeline)
@@ -208,7 +244,7 @@ def _dump(pipeline: Any, code: ModelCode, model: str) -> bytes:
 
 
 def _publish(building: Path, path: Path) -> None:
-    for name in (*FILES, MANIFEST):
+    for name in os.listdir(building):
         _sync(building / name)
     _sync(building)
     os.chmod(building, 0o755)
@@ -243,19 +279,6 @@ def _claim(root: Path, training_key: str, digest: str) -> Bundle:
     finally:
         Path(name).unlink(missing_ok=True)
     return open_bundle(root, digest)
-
-
-def _read(path: Path) -> bytes:
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{path}: is missing or not a regular file; restore the bundle or train again")
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise BundleError(f"{path}: cannot be read: {exc.strerror}; restore the bundle or train again") from exc
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _sync(path: Path) -> None:

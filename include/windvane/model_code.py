@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from windvane.errors import ModelCodeError
+from windvane.verified_file import read_verified
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,18 @@ class ModelCode:
     search_space: Callable[[Any], dict[str, Any]] | None
 
 
-def load_model_code(path: Path, model: str) -> ModelCode:
+def load_model_code(path: Path, model: str, *, sha256: str | None = None) -> ModelCode:
     """Import the file as `windvane_model_<model>` and return its functions.
 
+    Args:
+        sha256: What the file's digest must be; None for a file that is still worked on.
+
     Raises:
+        BundleError: If the digest is another one; then nothing of the file has run.
         ModelCodeError: If the file is missing, does not import, or lacks `build_pipeline`.
     """
-    if not path.is_file():
+    source = None if sha256 is None else read_verified(path, sha256)
+    if source is None and not path.is_file():
         raise ModelCodeError(f"{path}: the model file is missing; create it with a function build_pipeline(params)")
     name = f"windvane_model_{model}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -48,7 +54,7 @@ def load_model_code(path: Path, model: str) -> ModelCode:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        source = path.read_bytes()
+        source = path.read_bytes() if source is None else source
         # not by the loader: byte code beside the file would be one file too many in a bundle, and can be older than the source
         exec(compile(source, path, "exec"), module.__dict__)
     except Exception as exc:

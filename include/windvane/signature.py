@@ -5,12 +5,14 @@ Training, gates, monitoring and serving all pass through `conform`, so that they
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from windvane.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ColumnType = Literal["string", "double", "long", "boolean", "datetime"]
 
@@ -45,7 +47,7 @@ def columns_from_json(columns: Iterable[Mapping[str, Any]]) -> tuple[Column, ...
     return tuple(Column(name=c["name"], type=c["type"], nullable=bool(c["nullable"])) for c in columns)
 
 
-def describe_columns(frame: pd.DataFrame, *, exclude: Iterable[str | None]) -> tuple[Column, ...]:
+def describe_columns(frame: "pd.DataFrame", *, exclude: Iterable[str | None]) -> tuple[Column, ...]:
     """Name and type every column of the frame except some (the id and the label).
 
     Raises:
@@ -61,10 +63,10 @@ def describe_columns(frame: pd.DataFrame, *, exclude: Iterable[str | None]) -> t
 
 def keep_used_columns(
     columns: Sequence[Column],
-    frame: pd.DataFrame,
+    frame: "pd.DataFrame",
     *,
-    features: Callable[[pd.DataFrame], pd.DataFrame],
-    predict: Callable[[pd.DataFrame], np.ndarray],
+    features: Callable[["pd.DataFrame"], "pd.DataFrame"],
+    predict: Callable[["pd.DataFrame"], np.ndarray],
 ) -> tuple[Column, ...]:
     """Drop the columns that the model does not read, so that no client has to send them.
 
@@ -90,10 +92,10 @@ def keep_used_columns(
 
 def _same_without(
     name: str,
-    rest: pd.DataFrame,
-    features: Callable[[pd.DataFrame], pd.DataFrame],
-    predict: Callable[[pd.DataFrame], np.ndarray],
-    expected_features: pd.DataFrame,
+    rest: "pd.DataFrame",
+    features: Callable[["pd.DataFrame"], "pd.DataFrame"],
+    predict: Callable[["pd.DataFrame"], np.ndarray],
+    expected_features: "pd.DataFrame",
     expected: np.ndarray,
 ) -> bool:
     try:
@@ -104,7 +106,7 @@ def _same_without(
         return False
 
 
-def conform(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+def conform(frame: "pd.DataFrame", columns: Sequence[Column]) -> "pd.DataFrame":
     """Return the columns in their order and types; other columns are left out.
 
     Raises:
@@ -113,6 +115,8 @@ def conform(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     missing = [c.name for c in columns if c.name not in frame.columns]
     if missing:
         raise DataError(f"input: lost columns {missing[:10]}, the model needs {[c.name for c in columns][:50]}; send or restore them")
+    import pandas as pd
+
     made: dict[str, Any] = {}
     for column in columns:
         try:
@@ -123,7 +127,27 @@ def conform(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     return pd.DataFrame(made, index=frame.index)
 
 
-def _type_of(series: pd.Series) -> ColumnType:
+def arrays_of(frame: "pd.DataFrame", columns: Sequence[Column]) -> dict[str, np.ndarray]:
+    """The columns of a conformed frame as arrays.
+
+    Returns:
+        Arrays of shape (n,): string as object (str or None), double as float64 (NaN is null), long as int64, boolean as bool
+        or, where nullable, float64, datetime as datetime64[us] in UTC without a zone (NaT is null).
+    """
+    return {c.name: (frame[c.name].dt.tz_localize(None) if c.type == "datetime" else frame[c.name]).to_numpy() for c in columns}
+
+
+def frame_of(arrays: Mapping[str, np.ndarray], columns: Sequence[Column]) -> "pd.DataFrame":
+    """The conformed frame of what `arrays_of` returns."""
+    import pandas as pd
+
+    made = {c.name: pd.DatetimeIndex(arrays[c.name], tz="UTC") if c.type == "datetime" else arrays[c.name] for c in columns}
+    return pd.DataFrame(made, copy=False)
+
+
+def _type_of(series: "pd.Series") -> ColumnType:
+    import pandas as pd
+
     kinds = pd.api.types
     if kinds.is_bool_dtype(series.dtype):
         return "boolean"
@@ -138,7 +162,9 @@ def _type_of(series: pd.Series) -> ColumnType:
     raise DataError(f"column '{series.name}': type {series.dtype} is not supported; turn it into text, a number or a time in read()")
 
 
-def _as_string(series: pd.Series, column: Column) -> Any:
+def _as_string(series: "pd.Series", column: Column) -> Any:
+    import pandas as pd
+
     values = series.astype(object)
     known = series.notna()
     if pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
@@ -146,11 +172,15 @@ def _as_string(series: pd.Series, column: Column) -> Any:
     return values if known.all() else values.where(known, None)
 
 
-def _as_double(series: pd.Series, column: Column) -> Any:
+def _as_double(series: "pd.Series", column: Column) -> Any:
+    import pandas as pd
+
     return pd.to_numeric(series).astype("float64")
 
 
-def _as_long(series: pd.Series, column: Column) -> Any:
+def _as_long(series: "pd.Series", column: Column) -> Any:
+    import pandas as pd
+
     numbers = pd.to_numeric(series)
     whole = numbers.astype("int64")
     if not (whole == numbers).all():
@@ -158,15 +188,17 @@ def _as_long(series: pd.Series, column: Column) -> Any:
     return whole
 
 
-def _as_boolean(series: pd.Series, column: Column) -> Any:
+def _as_boolean(series: "pd.Series", column: Column) -> Any:
     return series.astype(object).where(series.notna(), np.nan).astype("float64") if column.nullable else series.astype(bool)
 
 
-def _as_datetime(series: pd.Series, column: Column) -> Any:
+def _as_datetime(series: "pd.Series", column: Column) -> Any:
+    import pandas as pd
+
     return pd.to_datetime(series, utc=True, format="ISO8601").dt.as_unit("us")
 
 
-_CASTS: dict[str, Callable[[pd.Series, Column], Any]] = {
+_CASTS: dict[str, Callable[["pd.Series", Column], Any]] = {
     "string": _as_string,
     "double": _as_double,
     "long": _as_long,

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 _GOLDEN_ROWS = 200
 _REFERENCE_ROWS = 5000
-_LIBRARIES = ("scikit-learn", "numpy", "pandas", "scipy", "skops", "windvane")
+_COMPARED_ROWS = 50_000
+_LIBRARIES = ("scikit-learn", "numpy", "pandas", "scipy", "skops", "onnx", "skl2onnx", "onnxruntime", "windvane")
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def _make_bundle(
             golden=_evenly(rows, _GOLDEN_ROWS),
             reference=_reference(config, code, fitted, train, holdout),
             manifest=_manifest(config, snapshot, fitted, metrics=metrics, importance=importance, train=train, holdout_rows=len(holdout)),
+            sample=_evenly(pd.concat([train, holdout], ignore_index=True), _COMPARED_ROWS),
         )
 
 

@@ -6,6 +6,8 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from training_project import MODEL_FILE
 
@@ -52,6 +54,7 @@ def test_a_bundle_comes_back_whole(tmp_path, code):
     assert sorted(os.listdir(opened.path)) == ["bundle.json", "golden.parquet", "model.py", "model.skops", "reference.parquet"]
     assert len(read_reference(opened)) == 60
     assert list(read_golden(opened).columns) == ["seen", "calls", "plan", "prediction", "probability_0", "probability_1"]
+    assert sorted(opened.files) == sorted(os.listdir(opened.path))
     assert opened.size_bytes() == sum(p.stat().st_size for p in opened.path.iterdir())
     assert not list((tmp_path / "bundles").glob(".building-*"))
 
@@ -62,6 +65,28 @@ def test_the_model_predicts_after_loading_what_it_predicted_before(tmp_path, cod
     np.testing.assert_allclose(predictor.predict(ROWS).probabilities, pipeline.predict_proba(code.features(ROWS)), atol=1e-12)
     assert predictor.classes == (0, 1)
     assert golden_differences(predictor) == []
+
+
+def test_a_model_in_onnx_is_one_more_file(tmp_path):
+    path = tmp_path / "churn.py"
+    path.write_text("def build_pipeline(params):\n    return None\n")
+    rows = ROWS[["calls"]]
+    manifest = {
+        "model": "churn",
+        "training_key": "a" * 64,
+        "signature": [c.as_json() for c in describe_columns(rows, exclude=())],
+        "classes": [0, 1],
+    }
+    pipeline = make_pipeline(LogisticRegression()).fit(rows, LABEL)
+    made = write_bundle(
+        tmp_path / "bundles", pipeline=pipeline, code=load_model_code(path, "churn"), golden=rows, reference=rows, manifest=manifest
+    )
+    opened = open_bundle(tmp_path / "bundles", made.digest)
+    assert "model.onnx" in opened.files
+    assert opened.size_bytes() == sum(p.stat().st_size for p in opened.path.iterdir())
+    assert load_predictor(opened).runtime == "onnx"
+    golden = read_golden(opened)
+    assert golden["probability_1"].tolist() == load_predictor(opened).predict(golden).probabilities[:, 1].tolist()
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "golden.parquet", "model.py", "model.skops", "reference.parquet"])
