@@ -10,7 +10,7 @@ import uvicorn
 from test_scoring_bundles import make_bundle
 
 from windvane.scoring import bound_connections
-from windvane.scoring.app import make_app
+from windvane.scoring.app import Service
 from windvane.scoring.bound_connections import bounded_protocol, server_config
 from windvane.scoring.count_requests import Counts
 from windvane.scoring.log_requests import RequestLog
@@ -23,7 +23,7 @@ def port(tmp_path, monkeypatch):
     made = make_bundle(tmp_path / "bundles")
     slot = ServingSlot()
     slot.bring(Wanted(1, made.digest), bundles=tmp_path / "bundles", model="tiny")
-    app = make_app(slot, model="tiny", requests=RequestLog(tmp_path / "log"), counts=Counts("tiny"), body_seconds=0.5)
+    app = Service(slot, model="tiny", requests=RequestLog(tmp_path / "log"), counts=Counts("tiny"), body_seconds=0.5)
     server = uvicorn.Server(server_config(app))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -13,6 +13,8 @@ import pytest
 
 from windvane.bundle import open_bundle, write_bundle
 from windvane.model_code import load_model_code
+from windvane.predictor import Predictions, load_predictor
+from windvane.scoring import check_golden, serve_version
 from windvane.scoring.serve_version import ServingSlot, Wanted
 from windvane.signature import describe_columns
 
@@ -35,6 +37,9 @@ def build_pipeline(params):
     columns = make_column_transformer((encode, ["carrier"]), ("passthrough", ["wide", "hour", "seats"]))
     classifier = LogisticRegression(C=params.get("C", 1.0), max_iter=2000)
     return make_pipeline(columns, LinearRegression() if params.get("regression") else classifier)
+"""
+POISON = """    if (frame["distance"] == -13).any():
+        raise ValueError("a carrier called SECRET")
 """
 
 
@@ -59,12 +64,12 @@ def make_bundle(root, **options):
 
 
 @cache
-def _train(model="tiny", task="binary_classification", C=1.0, classes=(0, 1)):
+def _train(model="tiny", task="binary_classification", C=1.0, classes=(0, 1), traceable=False):
     """Train the model once for all tests of this process."""
     root = Path(tempfile.mkdtemp(prefix="windvane-test-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     path = root / f"{model}.py"
-    path.write_text(MODEL_FILE)
+    path.write_text(MODEL_FILE.replace(POISON, "") if traceable else MODEL_FILE)
     code = load_model_code(path, model)
     frame = rows(200)
     frame["at"] = frame["at"].dt.as_unit("us")
@@ -77,7 +82,7 @@ def _train(model="tiny", task="binary_classification", C=1.0, classes=(0, 1)):
     manifest = {
         "model": model,
         "task": task,
-        "training_key": f"{C}-{task}-{len(classes)}".encode().hex().ljust(64, "0")[:64],
+        "training_key": f"{C}-{task}-{len(classes)}-{traceable}".encode().hex().ljust(64, "0")[:64],
         "signature": [column.as_json() for column in signature],
         "classes": None if regression else [c.item() if hasattr(c, "item") else c for c in sorted(classes)],
         "id": "key",
@@ -103,7 +108,6 @@ def test_a_good_bundle_serves(bundles, tmp_path):
 
     assert slot.current is not None
     assert (slot.current.version, slot.current.digest, slot.epoch, slot.error) == (3, made.digest, 9, None)
-    assert slot.current.warnings == ()
     assert slot.current.since <= datetime.now(UTC)
 
 
@@ -141,6 +145,32 @@ def test_going_back_to_what_serves_clears_the_error_without_loading(bundles, tmp
     assert slot.current is before
     assert slot.error is None
     assert slot.epoch == 3
+
+
+@pytest.mark.parametrize("column", ["probability_1", "prediction"])
+def test_a_golden_row_with_another_prediction_keeps_the_version_from_serving(bundles, monkeypatch, column):
+    made = make_bundle(bundles)
+    path = made.path / "golden.parquet"
+    golden = pd.read_parquet(path)
+    golden.loc[7, column] = 1 - golden.loc[7, column] if column == "prediction" else golden.loc[7, column] + 2e-6
+    golden.to_parquet(path, index=False)
+    monkeypatch.setattr(serve_version, "open_bundle", lambda root, digest: made)
+    slot = ServingSlot()
+
+    assert not slot.bring(Wanted(1, made.digest), bundles=bundles, model="tiny")
+    assert "golden rows: they differ by up to" in slot.error
+
+
+def test_a_label_may_differ_only_where_both_are_as_probable(bundles):
+    predictor = load_predictor(make_bundle(bundles))
+    golden = pd.read_parquet(predictor.bundle.path / "golden.parquet")
+    values, chances = golden["prediction"].to_numpy(), golden[["probability_0", "probability_1"]].to_numpy().copy()
+    flipped = values.copy()
+    flipped[3] = 1 - flipped[3]
+
+    assert check_golden._largest_difference(Predictions(flipped, chances), values, chances, classifier=True, tolerance=1e-6) == 1
+    chances[3] = [0.5 - 4e-7, 0.5 + 4e-7]
+    assert check_golden._largest_difference(Predictions(flipped, chances), values, chances, classifier=True, tolerance=1e-6) == 0
 
 
 def test_a_bundle_of_another_model_is_refused(bundles, tmp_path):

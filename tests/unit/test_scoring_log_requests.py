@@ -6,30 +6,31 @@ import threading
 import time
 from datetime import UTC, datetime
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from windvane.scoring.log_requests import SCHEMA, RequestLog, ScoredRequest
+from windvane.scoring.log_requests import SCHEMA, LoggedRequest, RequestLog, ScoredRows
 
 NOW = datetime(2013, 2, 1, 6, tzinfo=UTC)
+TICKS = int(NOW.timestamp()) * 1_000_000
 
 
 def scored(request_id="r", rows=2, **changes):
-    frame = pd.DataFrame({"carrier": ["UA"] * rows, "distance": [None, *[1.5] * (rows - 1)], "at": pd.to_datetime([NOW] * rows)})
     values = {
-        "request_id": request_id,
-        "received": NOW,
         "version": 3,
         "digest": "d" * 64,
-        "frame": frame,
+        "requests": [LoggedRequest(request_id, TICKS, rows, 1.5)],
+        "size": 100,
+        "columns": {"carrier": ["UA"] * rows, "distance": [None, *[1.5] * (rows - 1)], "at": [TICKS] * rows},
+        "datetimes": {"at"},
         "ids": [f"{request_id}-{i}" for i in range(rows)],
-        "times": [NOW] * rows,
+        "times": [TICKS] * rows,
         "predictions": [1.0] * rows,
         "scores": [0.75] * rows,
         "probabilities": None,
     }
-    return ScoredRequest(**(values | changes))
+    return ScoredRows(**(values | changes))
 
 
 def read(directory):
@@ -63,17 +64,36 @@ def test_rows_are_written_with_all_columns(tmp_path):
         {"carrier": "UA", "distance": None, "at": "2013-02-01T06:00:00+00:00"},
         {"carrier": "UA", "distance": 1.5, "at": "2013-02-01T06:00:00+00:00"},
     ]
-    assert {(row["request_id"], row["version"], row["prediction"], row["score"], row["probabilities"]) for row in found} == {
-        ("r", 3, "1.0", 0.75, None)
-    }
+    named = ("request_id", "version", "digest", "prediction", "score", "probabilities", "milliseconds")
+    assert {tuple(row[name] for name in named) for row in found} == {("r", 3, "d" * 64, "1.0", 0.75, None, 1.5)}
     assert found[0]["received"] == found[0]["time"] == NOW
     assert not list((tmp_path / "tiny").glob(".*"))
+
+
+def test_requests_that_were_scored_together_keep_their_own_names_numbers_and_times(tmp_path):
+    log = RequestLog(tmp_path)
+    log.start()
+    requests = [LoggedRequest("a", TICKS, 1, 2.0), LoggedRequest("b", TICKS + 1, 3, 4.0)]
+    log.put(scored(rows=4, requests=requests, ids=[None, "b-0", None, "b-2"], times=[None, TICKS, TICKS, None]))
+    log.put(scored("c", rows=1, version=4, digest="e" * 64))
+    log.close()
+
+    found = read(tmp_path)
+    assert [(row["request_id"], row["row"], row["milliseconds"]) for row in found] == [
+        ("a", 0, 2.0),
+        *[("b", n, 4.0) for n in range(3)],
+        ("c", 0, 1.5),
+    ]
+    assert [row["id"] for row in found] == [None, "b-0", None, "b-2", "c-0"]
+    assert [row["time"] for row in found] == [None, NOW, NOW, None, NOW]
+    assert [row["received"].microsecond for row in found] == [0, 1, 1, 1, 0]
+    assert [(row["version"], row["digest"][0]) for row in found] == [(3, "d")] * 4 + [(4, "e")]
 
 
 def test_more_than_two_classes_keep_their_probabilities(tmp_path):
     log = RequestLog(tmp_path)
     log.start()
-    log.put(scored(rows=1, predictions=["b"], scores=None, probabilities=[[0.1, 0.7, 0.2]]))
+    log.put(scored(rows=1, predictions=["b"], scores=None, probabilities=np.array([[0.1, 0.7, 0.2]])))
     log.close()
 
     (row,) = read(tmp_path)
@@ -114,6 +134,14 @@ def test_a_full_log_drops_counts_and_says_so(tmp_path, caplog):
     assert accepted == [True, True, False, False]
     assert dropped == [4, 4]
     assert len([r for r in caplog.records if "were not logged" in r.message]) == 1
+
+
+def test_large_requests_fill_the_log_by_their_size(tmp_path):
+    dropped = []
+    log = RequestLog(tmp_path, max_bytes=1_000, on_dropped=dropped.append)
+
+    assert [log.put(scored(size=400)) for _ in range(3)] == [True, True, False]
+    assert dropped == [2]
 
 
 def test_a_disk_that_fails_keeps_rows_until_it_works_again(tmp_path, caplog):
@@ -168,7 +196,7 @@ def test_many_writers_lose_nothing(tmp_path):
 def test_any_text_is_one_json_value(tmp_path, text):
     log = RequestLog(tmp_path)
     log.start()
-    log.put(scored(rows=1, frame=pd.DataFrame({"carrier": [text]}), ids=[text]))
+    log.put(scored(rows=1, columns={"carrier": [text]}, ids=[text]))
     log.close()
 
     (row,) = read(tmp_path)

@@ -2,12 +2,13 @@
 
 import json
 import re
+from datetime import datetime
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from windvane.scoring.convert_values import MOMENT_PATTERN, as_array
 from windvane.scoring.parse_request import MAX_BODY_BYTES, MAX_ROWS, Layout, parse_request
 from windvane.scoring.request_error import RequestError
 from windvane.signature import Column
@@ -25,6 +26,7 @@ LAYOUT = Layout(
 )
 ROW = {"carrier": "UA", "distance": 12.5, "seats": 180, "night": True, "at": "2013-02-01T06:00:00Z"}
 NAMES = list(ROW)
+TICKS = 1_359_698_400_000_000  # 2013-02-01T06:00:00Z
 JSON = "application/json"
 
 
@@ -60,51 +62,44 @@ def raw_record(field, literal):
         pytest.param({"inputs": [list(ROW.values())] * 2}, id="inputs of lists"),
     ],
 )
-def test_all_forms_give_the_same_frame(document):
-    frame = parse(document).frame
+def test_all_forms_give_the_same_columns(document):
+    request = parse(document)
 
-    assert list(frame.columns) == NAMES
-    assert frame.to_dict("records") == [ROW | {"at": pd.Timestamp("2013-02-01T06:00:00Z")}] * 2
-    assert {name: str(kind) for name, kind in frame.dtypes.items()} == {
-        "carrier": "object",
-        "distance": "float64",
-        "seats": "int64",
-        "night": "bool",
-        "at": "datetime64[us, UTC]",
-    }
+    assert request.rows == 2
+    assert request.columns == {"carrier": ["UA"] * 2, "distance": [12.5] * 2, "seats": [180] * 2, "night": [True] * 2, "at": [TICKS] * 2}
+    arrays = [as_array(request.columns[column.name], column) for column in LAYOUT.columns]
+    assert [str(array.dtype) for array in arrays] == ["object", "float64", "int64", "float64", "datetime64[us]"]
 
 
-def test_csv_gives_the_same_frame():
+def test_csv_gives_the_same_columns():
     text = (
         b"at,carrier,night,seats,distance,note\n2013-02-01T06:00:00Z,UA,TRUE,180,12.5,hello\n2013-02-01T07:00:00+01:00,UA,true,180,12.5,\n"
     )
-    pd.testing.assert_frame_equal(parse(text, "text/csv; charset=utf-8").frame, parse({"instances": [ROW, ROW]}).frame)
+    assert parse(text, "text/csv; charset=utf-8") == parse({"instances": [ROW, ROW]})
 
 
 def test_order_and_other_columns_do_not_matter_and_null_is_kept():
-    frame = parse(
+    request = parse(
         {"inputs": {"extra": [[1]], "at": ["2013-02-01"], "seats": [180.0], "night": [None], "distance": [None], "carrier": ["é"]}}
-    ).frame
+    )
 
-    assert list(frame.columns) == NAMES
-    assert frame.isna().iloc[0].to_dict() == {"carrier": False, "distance": True, "seats": False, "night": True, "at": False}
-    assert frame["seats"].tolist() == [180]
+    assert request.columns == {"carrier": ["é"], "distance": [None], "seats": [180], "night": [None], "at": [TICKS - 6 * 3_600_000_000]}
 
 
 def test_the_id_is_logged_and_never_a_column():
-    request = parse({"dataframe_records": [ROW | {"key": "a-1"}, ROW | {"key": 7}, ROW | {"key": None}]})
+    request = parse({"dataframe_records": [ROW | {"key": "a-1"}, ROW | {"key": 7}, ROW | {"key": None}, ROW]})
 
-    assert request.ids == ["a-1", "7", None]
-    assert "key" not in request.frame
-    assert [moment.isoformat() for moment in request.times] == ["2013-02-01T06:00:00+00:00"] * 3
+    assert request.ids == ["a-1", "7", None, None]
+    assert "key" not in request.columns
+    assert request.times == [TICKS] * 4
 
 
 def test_a_time_outside_the_signature_is_read_for_the_log():
     layout = Layout(columns=LAYOUT.columns[:1], id=None, time="at")
     request = parse_request(b'{"instances":[{"carrier":"UA","at":"2013-02-01T06:00:00+02:00"}]}', JSON, layout)
 
-    assert request.times[0].isoformat() == "2013-02-01T04:00:00+00:00"
-    assert list(request.frame.columns) == ["carrier"]
+    assert request.times == [TICKS - 2 * 3_600_000_000]
+    assert list(request.columns) == ["carrier"]
 
 
 @pytest.mark.parametrize(
@@ -115,12 +110,19 @@ def test_a_time_outside_the_signature_is_read_for_the_log():
         pytest.param({"distance": "12"}, ["row 1", "distance", "a text", "a finite number or null"], id="text for number"),
         pytest.param({"distance": True}, ["row 1", "distance", "a boolean"], id="boolean for number"),
         pytest.param({"seats": 1.5}, ["row 1", "seats", "64-bit integer"], id="fraction for integer"),
-        pytest.param({"seats": 2**63}, ["row 1", "seats", "out of range"], id="integer beyond 64 bits"),
-        pytest.param({"distance": 10**400}, ["row 1", "distance", "out of range"], id="integer beyond double"),
+        pytest.param({"seats": 2**63}, ["row 1", "seats", "out of range"], id="integer beyond 63 bits"),
+        pytest.param({"seats": -(2**63) - 1}, ["row 1", "seats", "64-bit integer"], id="integer below 64 bits"),
+        pytest.param({"seats": 10**30}, ["row 1", "seats", "64-bit integer"], id="integer of 100 bits"),
+        pytest.param({"seats": None}, ["row 1", "seats", "null"], id="null for an integer"),
+        pytest.param({"distance": 10**400}, ["row 1", "distance", "finite"], id="integer beyond double"),
         pytest.param({"night": 1}, ["row 1", "night", "true or false"], id="number for boolean"),
         pytest.param({"at": "yesterday"}, ["row 1", "at", "ISO 8601"], id="no time"),
         pytest.param({"at": "0001-01-01T00:00:00+14:00"}, ["row 1", "at"], id="time too early"),
         pytest.param({"at": "9999-12-31T23:59:59-14:00"}, ["row 1", "at"], id="time too late"),
+        pytest.param({"at": "2013-02-30T06:00:00Z"}, ["row 1", "at", "ISO 8601"], id="no such day"),
+        pytest.param({"at": "2013-02-01x06:00:00Z"}, ["row 1", "at", "ISO 8601"], id="another separator"),
+        pytest.param({"at": "NaT"}, ["row 1", "at", "ISO 8601"], id="a word of NumPy"),
+        pytest.param({"at": "2013-W05-5"}, ["row 1", "at", "ISO 8601"], id="week date"),
         pytest.param({"at": 1359698400}, ["row 1", "at", "an integer"], id="number for time"),
         pytest.param({"carrier": ["UA"]}, ["row 1", "carrier", "a list"], id="list"),
         pytest.param({"carrier": "x" * 20_000}, ["row 1", "carrier", "20000 characters"], id="long text"),
@@ -138,12 +140,51 @@ def test_a_bad_value_names_row_field_got_and_allowed(changes, words):
     assert "xxx" not in message
 
 
-@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize("literal", ["Infinity", "-Infinity", "1e999", "-1e999"])
 def test_what_is_not_finite_names_row_and_field(literal):
     status, message = refused(raw_record("distance", literal))
 
     assert status == 400
     assert message.startswith("row 0: distance: got NaN or an infinite number, allowed is a finite number or null")
+
+
+def test_nan_is_null_in_a_nullable_column_of_numbers_only():
+    assert parse(raw_record("distance", "NaN")).columns["distance"] == [None]
+    for field in ("seats", "night", "carrier", "at"):
+        assert f"row 0: {field}: got NaN" in refused(raw_record(field, "NaN"))[1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"instances": [%s, {"carrier":"UA","carrier":"AA"}]}',
+        '{"instances": [%s], "instances" : [%s]}',
+        '{"instances": [{"carrier" :"AA",%s]}',
+        '{"instances": [{"carrier"\n:"AA",%s]}',
+        '{"dataframe_records":[{"\\u0063arrier":"AA",%s]}',
+        '{"dataframe_records":[{"note":{"a":1,"a":2},%s]}',
+    ],
+)
+def test_a_name_that_comes_twice_is_never_overlooked(body):
+    row = json.dumps(ROW)
+    status, message = refused(body.replace("%s", row if "{%s" not in body and ",%s" not in body else row[1:]).encode())
+
+    assert status == 400
+    assert "appears twice" in message
+
+
+@pytest.mark.parametrize("text", ['a":', '":"', ":", "}{", '\\"', "x\n:"])
+def test_any_text_is_read_as_it_is(text):
+    assert parse({"instances": [ROW | {"carrier": text, "note": {"a": [text]}}]}).columns["carrier"] == [text]
+
+
+def test_many_times_are_read_as_one_is():
+    texts = [f"20{year:02d}-0{month}-1{month}T0{month}:30:59.12{year % 10}Z" for year in range(100) for month in (1, 2, 9)]
+    single = [parse({"instances": [ROW | {"at": text}]}).columns["at"][0] for text in texts]
+
+    assert parse({"instances": [ROW | {"at": text} for text in texts]}).columns["at"] == single
+    for bad in ("2013-02-30T06:30:59.120Z", "2013-02-01T06:30:61.120Z", "1699-02-01T06:30:59.120Z", "2013-02-0\uff11T06:30:59.120Z"):
+        assert refused({"instances": [ROW | {"at": text} for text in [*texts, bad]]})[1].startswith("row 300: at: got a text")
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e999", "1_000", "٣", "0x10", "x" * 500])
@@ -214,7 +255,7 @@ def test_another_content_type_is_415(content_type, status):
 
 
 def test_content_type_may_name_utf8():
-    assert len(parse({"instances": [ROW]}, 'Application/JSON; charset="UTF-8"').frame) == 1
+    assert parse({"instances": [ROW]}, 'Application/JSON; charset="UTF-8"').rows == 1
 
 
 def test_a_misspelt_field_names_the_likely_one():
@@ -223,10 +264,10 @@ def test_a_misspelt_field_names_the_likely_one():
     assert "missing fields: 'distance' - is it the one sent as 'distanse'?" in refused({"instances": [changed]})[1]
 
 
-def test_a_row_with_other_fields_names_the_row_and_the_fields():
+def test_a_row_with_too_few_fields_names_the_row_and_the_fields():
     short = {name: value for name, value in ROW.items() if name != "seats"}
 
-    assert "row 1: its fields differ from row 0's by 'seats'" in refused({"instances": [ROW, short]})[1]
+    assert "row 1: missing fields: 'seats'" in refused({"instances": [ROW, short]})[1]
 
 
 def test_too_many_rows_and_bytes_are_413():
@@ -234,7 +275,7 @@ def test_too_many_rows_and_bytes_are_413():
     assert refused({"instances": [ROW] * (MAX_ROWS + 1)})[0] == 413
     assert refused(("carrier\n" + "UA\n" * (MAX_ROWS + 1)).encode(), "text/csv")[0] == 413
     assert refused(b" " * (MAX_BODY_BYTES + 1))[0] == 413
-    assert len(parse({"instances": [ROW] * MAX_ROWS}).frame) == MAX_ROWS
+    assert parse({"instances": [ROW] * MAX_ROWS}).rows == MAX_ROWS
 
 
 @pytest.mark.parametrize(
@@ -244,6 +285,25 @@ def test_too_many_rows_and_bytes_are_413():
 )
 def test_bad_csv_is_400(body):
     assert refused(body, "text/csv")[0] == 400
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.from_regex(MOMENT_PATTERN.replace("$", r"\Z")))
+def test_the_published_pattern_of_times_is_what_is_accepted(text):
+    assert len(parse({"instances": [ROW | {"at": text}]}).times) == 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.datetimes(datetime(1690, 1, 1), datetime(2210, 1, 1)), st.sampled_from(["T", " "]), st.sampled_from(["", "Z", "+02:00", "-0930"]))
+def test_every_accepted_time_matches_the_published_pattern(moment, separator, zone):
+    text = moment.isoformat(separator) + zone
+    inside = 1700 <= moment.year <= 2200
+
+    assert bool(re.fullmatch(MOMENT_PATTERN, text)) == inside
+    if inside:
+        parse({"instances": [ROW | {"at": text}]})
+    else:
+        refused({"instances": [ROW | {"at": text}]})
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8) | st.just("2013-02-01")
@@ -269,7 +329,9 @@ def test_any_json_is_rows_or_a_client_error(document):
     except RequestError as exc:
         problem = exc
     if request is not None:
-        assert 1 <= len(request.frame) == len(request.ids) == len(request.times)
+        assert 1 <= request.rows == len(request.ids) == len(request.times)
+        for column in LAYOUT.columns:
+            assert len(as_array(request.columns[column.name], column)) == request.rows
     else:
         assert 400 <= problem.status < 500
         assert re.fullmatch(r"[ -~]+", str(problem))

@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ import requests
 from test_scoring_bundles import make_bundle, rows
 
 from windvane.ledger import Ledger
+from windvane.manage_keys import add_key, list_keys, remove_key
 from windvane.settings import load_settings
 
 ROW = {"carrier": "UA", "distance": 500.0, "seats": 180, "night": None, "at": "2013-02-01T06:00:00Z"}
@@ -100,10 +102,10 @@ def fixed(tmp_path_factory):
         yield server
 
 
-def post(server, body, headers=JSON):
+def post(server, body, headers=JSON, path="/invocations"):
     connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
     try:
-        connection.request("POST", "/invocations", body, headers)
+        connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read() or b"null"), answer.headers
     finally:
@@ -132,6 +134,83 @@ def test_mlflows_own_client_is_served(fixed):
     assert (probabilities.argmax(axis=1) == predictions).all()
 
 
+TENSORS = {"carrier": "BYTES", "distance": "FP64", "seats": "INT64", "night": "BOOL", "at": "BYTES"}
+
+
+def triton_inputs(frame, *, binary):
+    from tritonclient import http as triton
+
+    columns = frame.assign(at=frame["at"].map(lambda moment: moment.isoformat()), night=frame["night"].astype(bool))
+    made = []
+    for name, kind in TENSORS.items():
+        tensor = triton.InferInput(name, [len(frame)], kind)
+        values = columns[name].to_numpy(dtype=object if kind == "BYTES" else None)
+        tensor.set_data_from_numpy(values, binary_data=binary)
+        made.append(tensor)
+    return made
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_tritons_own_client_is_served(fixed, binary):
+    from tritonclient import http as triton
+
+    frame = rows(20, seed=5).dropna()
+    data = json.loads(frame.to_json(orient="split", date_format="iso", index=False))
+    expected = post(fixed, json.dumps({"dataframe_split": data}))[1]
+    with closing(triton.InferenceServerClient(f"{fixed.host}:{fixed.port}")) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("tiny")
+        assert client.is_model_ready("tiny", "4")
+        assert not client.is_model_ready("tiny", "5")
+        assert not client.is_model_ready("other")
+        assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+        described = client.get_model_metadata("tiny")
+        asked = [triton.InferRequestedOutput("probabilities", binary_data=binary)]
+        answer = client.infer("tiny", triton_inputs(frame, binary=binary), request_id="mine", outputs=asked)
+        every = client.infer("tiny", triton_inputs(frame, binary=binary), model_version="4")
+        with pytest.raises(triton.InferenceServerException, match="another version is asked for"):
+            client.infer("tiny", triton_inputs(frame, binary=binary), model_version="5")
+
+    assert {tensor["name"]: tensor["datatype"] for tensor in described["inputs"]} == TENSORS
+    assert described["outputs"][1] == {"name": "probabilities", "datatype": "FP64", "shape": [-1, 2]}
+    assert (answer.get_response()["id"], answer.get_response()["model_version"]) == ("mine", "4")
+    assert answer.as_numpy("predictions") is None
+    np.testing.assert_allclose(answer.as_numpy("probabilities"), expected["probabilities"], atol=1e-9)
+    assert every.as_numpy("predictions").tolist() == expected["predictions"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2/models/other", 404),
+        ("/v2/models/other/infer", 404),
+        ("/v2/models/tiny/versions/9", 404),
+        ("/v2/models/tiny/versions/4", 200),
+        ("/v2/models/tiny/versions/4/ready", 200),
+        ("/v2/models/tiny/versions/4/", 404),
+        ("/v2/models/tiny/versions//ready", 404),
+        ("/v2/models/tiny/versions/4/odd", 404),
+        ("/v2/models/tiny/versions/4/ready/x", 404),
+        ("/v2/models/tiny/infer", 405),
+    ],
+)
+def test_paths_of_the_open_inference_protocol(fixed, path, status):
+    answer = requests.get(fixed.url + path, timeout=10)
+
+    assert answer.status_code == status
+    assert ("error" in answer.json()) == (status != 200)
+    assert answer.headers["X-Windvane-Version"] == "4"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff", b'{"inputs":[]}', b'{"inputs":[{"name":"seats"}]}', b"[1]"])
+def test_bad_bytes_for_the_open_inference_protocol_get_400(fixed, body):
+    status, answer, _ = post(fixed, body, {}, "/v2/models/tiny/infer")
+
+    assert status == 400
+    assert list(answer) == ["error"]
+
+
 def test_the_golden_rows_get_the_bundles_predictions(fixed):
     golden = pd.read_parquet(fixed.bundle.path / "golden.parquet")
     data = json.loads(golden[list(ROW)].to_json(orient="split", date_format="iso"))
@@ -144,8 +223,6 @@ def test_the_golden_rows_get_the_bundles_predictions(fixed):
 
 def test_answers_carry_version_digest_and_request_id_and_rows_are_logged(fixed):
     body = json.dumps({"instances": [ROW | {"key": "k-1"}, ROW]}).encode()
-    assert post(fixed, body)[0] == 400
-    body = json.dumps({"instances": [ROW | {"key": "k-1"}, ROW | {"key": None}]}).encode()
     status, answer, headers = post(fixed, body, JSON | {"X-Request-Id": "mine-1"})
 
     assert status == 200
@@ -154,6 +231,7 @@ def test_answers_carry_version_digest_and_request_id_and_rows_are_logged(fixed):
     found = [row for row in logged(fixed.var) if row["request_id"] == "mine-1"]
     assert [row["id"] for row in found] == ["k-1", None]
     assert [row["score"] for row in found] == [p[1] for p in answer["probabilities"]]
+    assert all(0 < row["milliseconds"] < 30_000 for row in found)
     assert "key" not in json.loads(found[0]["features"])
 
 
@@ -170,15 +248,19 @@ def raw(**literals):
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [
-        pytest.param(raw(distance="NaN"), JSON, 400, id="NaN"),
+        pytest.param(raw(seats="NaN"), JSON, 400, id="NaN"),
+        pytest.param(raw(distance="Infinity"), JSON, 400, id="infinity"),
+        pytest.param(raw(distance="NaN"), JSON, 200, id="NaN for null"),
+        pytest.param(raw() + b" ", JSON, 200, id="space at the end"),
         pytest.param(raw(distance="1e999"), JSON, 400, id="1e999"),
         pytest.param(raw(carrier='"\\ud800"'), JSON, 400, id="lone surrogate"),
         pytest.param(raw(seats="9" * 5000), JSON, 400, id="5000 digits"),
         pytest.param(raw(seats="9" * 4000), JSON, 400, id="4000 digits"),
         pytest.param(raw(distance="-13"), JSON, 422, id="the model's code fails"),
         pytest.param(raw(distance="1e308"), JSON, None, id="huge"),
-        pytest.param(b"[" * 1_000_000, JSON, 400, id="deep"),
-        pytest.param(b'{"a":' * 1_000_000, JSON, 400, id="deep objects"),
+        pytest.param(b"[" * 100_000, JSON, 400, id="deep"),
+        pytest.param(b"[" * 1_000_000, JSON, 413, id="deep and long"),
+        pytest.param(b'{"a":' * 1_000_000, JSON, 413, id="deep objects"),
         pytest.param(b'{"instances":[{"seats":1,"seats":2}]}', JSON, 400, id="duplicate keys"),
         pytest.param(b"\xff\x00\xc3\x28", JSON, 400, id="bad UTF-8"),
         pytest.param(b"", JSON, 400, id="empty"),
@@ -199,6 +281,7 @@ def test_bad_bytes_get_a_4xx_with_the_reason(fixed, body, headers, status):
     assert answered["X-Windvane-Version"] == "4"
     text = json.dumps(answer)
     assert "NaN" not in text or got == 400
+    assert "Infinity" not in text
     assert "SECRET" not in text
     if got != 200:
         assert list(answer) == ["error"]
@@ -257,6 +340,10 @@ def test_metrics_count(fixed):
     assert 'windvane_dropped_rows_total{model="tiny"} 0.0' in text
     assert 'windvane_serving_version{model="tiny"} 4.0' in text
     assert 'windvane_serves_what_it_should{model="tiny"} 1.0' in text
+    assert re.search(r'windvane_scores_count\{model="tiny",version="4"\} [1-9]', text)
+    assert re.search(r'windvane_predictions_total\{model="tiny",version="4",label="[01]"\} [1-9]', text)
+    assert re.search(r'windvane_errors_total\{model="tiny",kind="unknown"\} [1-9]', text)
+    assert 'windvane_in_flight_requests{model="tiny"} 1.0' in text
     assert "/nope" not in text
 
 
@@ -285,7 +372,8 @@ def test_the_server_listens_on_loopback_only_and_imports_no_heavy_library(fixed)
     assert {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"} == {"127.0.0.1"}
     code = (
         "import sys, windvane.scoring.__main__, windvane.scoring.app, windvane.scoring.follow_ledger, windvane.scoring.bound_connections\n"
-        "print([m for m in ('mlflow','great_expectations','evidently','airflow','optuna','docker','matplotlib') if m in sys.modules])"
+        "names = 'mlflow great_expectations evidently airflow optuna docker matplotlib starlette pandas sklearn skops'.split()\n"
+        "print([name for name in names if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout.strip() == "[]"
 
@@ -349,6 +437,110 @@ def test_versions_switch_under_load_without_a_failed_request(tmp_path):
     found = logged(tmp_path)
     assert len(found) == len(answers["kept"]) + len(answers["new"])
     assert len({row["request_id"] for row in found}) == len(found)
+
+
+@pytest.fixture
+def keyed(tmp_path):
+    made = make_bundle(tmp_path / "bundles")
+    settings = load_settings({"WINDVANE_VAR": str(tmp_path)})
+    key = add_key(settings, "tiny")
+    with serving(tmp_path, "--bundle", made.digest, "--version", "1") as server:
+        server.wait_for_version(1)
+        server.settings, server.key = settings, key
+        yield server
+
+
+def test_a_model_with_keys_answers_only_who_has_one(keyed):
+    for path in ("/invocations", "/v2/models/tiny/infer"):
+        status, answer, headers = post(keyed, raw(), path=path)
+        assert (status, headers["WWW-Authenticate"], list(answer)) == (401, "Bearer", ["error"])
+    for path in ("/openapi.json", "/v2/models/tiny", "/v2/models/tiny/ready"):
+        assert requests.get(keyed.url + path, timeout=10).status_code == 401
+        assert requests.get(keyed.url + path, headers={"X-API-Key": keyed.key}, timeout=10).status_code == 200
+    for path in ("/ping", "/health", "/ready", "/metrics", "/model", "/version", "/v2", "/v2/health/live", "/v2/health/ready"):
+        assert requests.get(keyed.url + path, timeout=10).status_code == 200
+    assert post(keyed, raw(), JSON | {"Authorization": f"Bearer {keyed.key}"})[0] == 200
+    # a large body is refused before it is read, and the connection stays of use
+    with requests.Session() as session:
+        assert session.post(f"{keyed.url}/invocations", data=b"x" * 5_000_000, timeout=10).status_code == 401
+        assert session.get(f"{keyed.url}/ping", timeout=10).status_code == 200
+
+    (old,) = list_keys(keyed.settings, "tiny")
+    new = add_key(keyed.settings, "tiny")
+    remove_key(keyed.settings, "tiny", old.id)
+    keyed.wait(lambda: post(keyed, raw(), JSON | {"X-API-Key": new})[0] == 200)
+    keyed.wait(lambda: post(keyed, raw(), JSON | {"X-API-Key": keyed.key})[0] == 401)
+
+
+def test_overload_gets_503_with_retry_after_and_the_others_their_answers(fixed):
+    body = json.dumps({"dataframe_split": {"columns": list(ROW), "data": [list(ROW.values())] * 9_000}}).encode() + b" " * 8_000_000
+    with ThreadPoolExecutor(40) as pool:
+        found = [answer.result() for answer in [pool.submit(post, fixed, body) for _ in range(40)]]
+
+    statuses = {status for status, _, _ in found}
+    assert 200 in statuses
+    assert statuses <= {200, 503}
+    assert all(headers["Retry-After"] == "1" for status, _, headers in found if status == 503)
+    assert all(len(answer["predictions"]) == 9_000 for status, answer, _ in found if status == 200)
+    assert post(fixed, raw())[0] == 200
+
+
+def test_the_description_allows_what_the_service_accepts(fixed):
+    from jsonschema import Draft202012Validator
+
+    described = requests.get(f"{fixed.url}/openapi.json", timeout=10).json()
+
+    def validator(path):
+        content = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        Draft202012Validator.check_schema(content["schema"])
+        return Draft202012Validator(content["schema"] | {"components": described["components"]})
+
+    invocations, infer = validator("/invocations"), validator("/v2/models/tiny/infer")
+    values, names = list(ROW.values()), list(ROW)
+    for document in (
+        {"instances": [ROW, ROW | {"key": 7, "other": {}}]},
+        {"instances": [values]},
+        {"dataframe_records": [ROW], "params": {}},
+        {"dataframe_split": {"columns": [*names, "key"], "data": [[*values, "k"]], "index": [1]}},
+        {"inputs": ROW},
+        {"inputs": {name: [value] * 2 for name, value in ROW.items()}},
+    ):
+        assert post(fixed, json.dumps(document))[0] == 200
+        assert invocations.is_valid(document)
+    for document in (
+        {"instances": []},
+        {"instances": [ROW], "odd": 1},
+        {"instances": [ROW | {"at": "soon"}]},
+        {"instances": [ROW | {"seats": None}]},
+    ):
+        assert post(fixed, json.dumps(document))[0] == 400
+        assert not invocations.is_valid(document)
+    tensors = [{"name": name, "shape": [1, 1], "datatype": TENSORS[name], "data": [[value]]} for name, value in ROW.items()]
+    assert post(fixed, json.dumps({"inputs": tensors}), path="/v2/models/tiny/infer")[0] == 200
+    assert infer.is_valid({"inputs": tensors})
+    assert post(fixed, json.dumps({"inputs": tensors[1:]}), path="/v2/models/tiny/infer")[0] == 400
+    assert not infer.is_valid({"inputs": tensors[1:]})
+    for path, methods in described["paths"].items():
+        if "get" in methods:
+            assert requests.get(fixed.url + path, timeout=10).status_code == 200
+
+
+def test_a_converted_model_is_served_without_pandas_and_scikit_learn(tmp_path):
+    made = make_bundle(tmp_path / "bundles", task="regression", traceable=True)
+    assert made.manifest["runtime"]["format"] == "onnx"
+    assert made.manifest["runtime"]["features"]
+    with serving(tmp_path, "--bundle", made.digest, "--version", "1") as server:
+        server.wait_for_version(1)
+        assert server.model()["serving"]["runtime"] == "onnx"
+        assert post(server, raw())[0] == 200
+        assert requests.get(f"{server.url}/metrics", timeout=10).status_code == 200
+        server.wait(lambda: logged(tmp_path))
+        loaded = Path(f"/proc/{server.process.pid}/maps").read_text()
+
+    for library in ("pandas", "sklearn", "scipy", "skops", "sqlalchemy"):
+        assert f"/{library}/" not in loaded
+    assert "/onnxruntime/" in loaded
+    assert "/pyarrow/" in loaded
 
 
 def change(database, statement):

@@ -5,13 +5,19 @@ import os
 # OpenMP reads this once, when the first numeric library is imported: one thread per request, requests side by side
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Arrow's own pool keeps what a large segment took
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from windvane.errors import WindvaneError
 from windvane.settings import Settings, load_settings
@@ -22,6 +28,9 @@ log = logging.getLogger("windvane.scoring")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     options = _options(arguments)
+    # one heap for all threads: each thread's own would keep what its largest request took (M_ARENA_MAX of glibc; others have none)
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(-8, 1)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     settings = load_settings()
@@ -46,8 +55,10 @@ def _serve(options: argparse.Namespace, settings: Settings, listener: socket.soc
     import uvicorn
 
     from windvane.bundle import open_bundle
-    from windvane.scoring.app import make_app
+    from windvane.manage_keys import keys_path
+    from windvane.scoring.app import Service
     from windvane.scoring.bound_connections import server_config
+    from windvane.scoring.check_key import KeyCheck
     from windvane.scoring.count_requests import Counts
     from windvane.scoring.log_requests import RequestLog
     from windvane.scoring.serve_version import ServingSlot, Wanted
@@ -56,17 +67,23 @@ def _serve(options: argparse.Namespace, settings: Settings, listener: socket.soc
     model = options.model or str(open_bundle(settings.bundles, options.bundle).manifest["model"])
     counts = Counts(model)
     requests = RequestLog(settings.requests / model, on_written=counts.logged, on_dropped=counts.dropped)
+    service = partial(Service, slot, model=model, requests=requests, counts=counts, keys=KeyCheck(keys_path(settings, model)))
     if options.bundle:
         if not slot.bring(Wanted(options.version, options.bundle), bundles=settings.bundles, model=model):
             raise WindvaneError(slot.error)
-        app = make_app(slot, model=model, requests=requests, counts=counts)
+        app = service()
     else:
         from windvane.ledger import Ledger
         from windvane.scoring.follow_ledger import LedgerFollower
 
         ledger = Ledger(settings.database)
         follower = LedgerFollower(slot, ledger=ledger, bundles=settings.bundles, model=model, poll_seconds=options.poll)
-        app = make_app(slot, model=model, requests=requests, counts=counts, on_start=follower.start, on_stop=follower.stop)
+        app = service(on_start=follower.start, on_stop=follower.stop)
+    # the event loop, the predictions and the log take turns: short ones, so that nobody waits long
+    sys.setswitchinterval(0.0002)
+    # what is loaded now stays: no collection has to look through it again
+    gc.collect()
+    gc.freeze()
     # uvicorn stops gracefully on these and then raises them again, which would make a clean stop look like a crash
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

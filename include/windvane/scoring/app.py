@@ -1,144 +1,291 @@
-"""The HTTP side of the scoring service: MLflow's protocol, health, what serves, metrics."""
+"""The HTTP side of the scoring service: MLflow's protocol, the Open Inference Protocol, health, what serves, metrics."""
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
+from typing import Any, Literal, NamedTuple
 
-from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import orjson
 
+from windvane.scoring.answer_infer import describe_model
+from windvane.scoring.batch_requests import ANSWER_SECONDS, Batcher
+from windvane.scoring.check_key import KeyCheck
 from windvane.scoring.count_requests import Counts
+from windvane.scoring.describe_service import describe_service
 from windvane.scoring.log_requests import RequestLog
-from windvane.scoring.parse_request import MAX_BODY_BYTES
+from windvane.scoring.read_body import BODY_SECONDS, BodyReader
 from windvane.scoring.request_error import RequestError
-from windvane.scoring.score_request import score_request
+from windvane.scoring.score_request import Job, Scored
 from windvane.scoring.serve_version import Served, ServingSlot
 
 log = logging.getLogger(__name__)
 
-BODY_SECONDS = 20.0
-ANSWER_SECONDS = 60.0
-MAX_WAITING = 512
-_DRAIN_BYTES = 100_000_000
-_WORKERS = 2
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_JSON = b"application/json"
+_TEXT = b"text/plain; charset=utf-8"
+_GET = frozenset({"GET", "HEAD"})
+_POST = frozenset({"POST"})
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-def make_app(
-    slot: ServingSlot,
-    *,
-    model: str,
-    requests: RequestLog,
-    counts: Counts,
-    on_start: Callable[[], None] = lambda: None,
-    on_stop: Callable[[], None] = lambda: None,
-    body_seconds: float = BODY_SECONDS,
-) -> Starlette:
-    """Make the service.
-
-    Args:
-        slot: Holds what serves.
-        model: Name of the model, for `/model`.
-        requests: Where answered rows go; started and closed with the service.
-        counts: What `/metrics` shows.
-        on_start: Called when the service starts, before the first request.
-        on_stop: Called when the last request is answered.
-        body_seconds: How long a client may take to send a body.
-    """
-    service = _Service(slot, model=model, requests=requests, counts=counts, body_seconds=body_seconds)
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        requests.start()
-        on_start()
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(on_stop)
-            service.pool.shutdown(wait=True, cancel_futures=True)
-            await asyncio.to_thread(requests.close)
-
-    app = Starlette(
-        routes=[
-            Route("/invocations", service.invocations, methods=["POST"]),
-            Route("/ping", service.health),
-            Route("/health", service.health),
-            Route("/ready", service.health),
-            Route("/version", service.version),
-            Route("/model", service.model),
-            Route("/metrics", service.metrics),
-        ],
-        exception_handlers={HTTPException: _http_error, Exception: _defect},
-        lifespan=lifespan,
-    )
-    app.add_middleware(_Observe, slot=slot, counts=counts)
-    return app
+class _Response(NamedTuple):
+    status: int
+    body: bytes
+    media_type: bytes = _JSON
+    served: Served | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class _Service:
-    def __init__(self, slot: ServingSlot, *, model: str, requests: RequestLog, counts: Counts, body_seconds: float) -> None:
+class _Call(NamedTuple):
+    headers: dict[bytes, bytes]
+    receive: Receive
+    request_id: bytes
+    version: str | None
+
+
+class _Route(NamedTuple):
+    methods: frozenset[str]
+    answer: Callable[[_Call], Awaitable[_Response]]
+    scoring: bool = False
+    guarded: bool = False
+
+
+class Service:
+    """The ASGI application."""
+
+    def __init__(
+        self,
+        slot: ServingSlot,
+        *,
+        model: str,
+        requests: RequestLog,
+        counts: Counts,
+        keys: KeyCheck | None = None,
+        on_start: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
+        body_seconds: float = BODY_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        """Make the service.
+
+        Args:
+            slot: Holds what serves.
+            model: Name of the model, part of the paths of the Open Inference Protocol.
+            requests: Where answered rows go; started and closed with the service.
+            counts: What `/metrics` shows.
+            keys: Who may ask for scores; default everybody.
+            on_start: Called when the service starts, before the first request.
+            on_stop: Called when the last request is answered.
+            body_seconds: How long a client may take to send a body.
+            answer_seconds: How long an answer may take.
+        """
         self._slot = slot
         self._model = model
         self._requests = requests
         self._counts = counts
-        self._body_seconds = body_seconds
-        self._waiting = 0
-        self.pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="score")
+        self._keys = keys or KeyCheck(None)
+        self._on_start = on_start
+        self._on_stop = on_stop
+        self._bodies = BodyReader(body_seconds)
+        self._batcher = Batcher(on_scored=self._scored, answer_seconds=answer_seconds)
+        self._started = os.urandom(8).hex()
+        self._numbers = count()
+        self._headers: tuple[Served | None, list[tuple[bytes, bytes]]] = (None, [])
+        of_model = f"/v2/models/{model}"
+        self._versions = f"{of_model}/versions/"
+        self._routes: Mapping[str, _Route] = {
+            "/invocations": _Route(_POST, self._invocations, scoring=True, guarded=True),
+            f"{of_model}/infer": _Route(_POST, self._infer, scoring=True, guarded=True),
+            of_model: _Route(_GET, self._metadata, guarded=True),
+            f"{of_model}/ready": _Route(_GET, self._model_ready, guarded=True),
+            "/v2": _Route(_GET, self._server),
+            "/v2/health/live": _Route(_GET, self._live),
+            "/v2/health/ready": _Route(_GET, self._ready),
+            "/ping": _Route(_GET, self._health),
+            "/health": _Route(_GET, self._health),
+            "/ready": _Route(_GET, self._health),
+            "/version": _Route(_GET, self._protocol),
+            "/model": _Route(_GET, self._state),
+            "/metrics": _Route(_GET, self._metrics),
+            "/openapi.json": _Route(_GET, self._openapi, guarded=True),
+        }
 
-    async def invocations(self, request: Request) -> Response:
-        received = datetime.now(UTC)
-        served = self._slot.current
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or follow the life of the server."""
+        if scope["type"] == "lifespan":
+            await self._live_on(receive, send)
+            return
+        began = time.perf_counter()
+        self._counts.in_flight += 1
         try:
-            if "content-encoding" in request.headers:
-                raise RequestError(415, "Content-Encoding: compressed bodies are not allowed; send the body as it is")
-            body = await _read_body(request, self._body_seconds)
+            path, route, version = self._find(scope["path"])
+            headers = dict(scope["headers"])
+            request_id = self._request_id(headers)
+            response = await self._answer(route, scope["method"], _Call(headers, receive, request_id, version))
+            head = [
+                (b"content-type", response.media_type),
+                (b"content-length", b"%d" % len(response.body)),
+                (b"x-request-id", request_id),
+                *self._version_headers(response.served or self._slot.current),
+                *response.headers,
+            ]
+            self._counts.answered(path, response.status, time.perf_counter() - began, scoring=route is not None and route.scoring)
+            await send({"type": "http.response.start", "status": response.status, "headers": head})
+            await send({"type": "http.response.body", "body": response.body})
+        finally:
+            self._counts.in_flight -= 1
+
+    async def _answer(self, route: _Route | None, method: str, call: _Call) -> _Response:
+        try:
+            if route is None:
+                raise RequestError(404, f"no such path; see /openapi.json, /invocations, /v2/models/{self._model}, /model, /metrics")
+            if method not in route.methods:
+                allowed = ", ".join(sorted(route.methods))
+                refused = self._refuse(RequestError(405, f"the path does not allow this method, allowed is {allowed}"))
+                return refused._replace(headers=((b"allow", allowed.encode()),))
+            if route.guarded:
+                self._keys.check(call.headers)
+            return await route.answer(call)
         except RequestError as exc:
-            return _refuse(exc)
+            return self._refuse(exc)
+        except Exception as exc:
+            log.exception("a defect of the scoring service")
+            return self._refuse(RequestError(500, f"a defect of the scoring service: {type(exc).__name__}; its log says more"))
+
+    def _refuse(self, error: RequestError) -> _Response:
+        self._counts.refused(error.kind)
+        headers: list[tuple[bytes, bytes]] = []
+        if error.close:
+            headers.append((b"connection", b"close"))
+        if error.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if error.status == 503:
+            headers.append((b"retry-after", b"1"))
+        return _Response(error.status, orjson.dumps({"error": str(error)}), headers=tuple(headers))
+
+    def _find(self, path: str) -> tuple[str, _Route | None, str | None]:
+        """The route's own path, the route, and the version that the path names."""
+        route = self._routes.get(path)
+        if route is not None:
+            return path, route, None
+        if path.startswith(self._versions):
+            version, slash, rest = path[len(self._versions) :].partition("/")
+            known = f"{self._versions[: -len('/versions/')]}{slash}{rest}"
+            # /versions/<v>/ with nothing behind the last slash is no path
+            if version and (rest or not slash) and "/" not in rest and known in self._routes:
+                return known, self._routes[known], version
+        # an unknown path is a client's choice: as a label it would grow without bound
+        return "other", None, None
+
+    def _request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return f"{self._started}{next(self._numbers):016x}".encode()
+
+    def _version_headers(self, served: Served | None) -> list[tuple[bytes, bytes]]:
         if served is None:
-            return _unavailable(
-                self._slot.error or f"no version of '{self._model}' serves yet; run {self._model}__train and {self._model}__deploy"
-            )
-        if self._waiting >= MAX_WAITING:
-            return _unavailable(f"{MAX_WAITING} requests wait already; try again")
-        self._waiting += 1
+            return []
+        known, headers = self._headers
+        if known is not served:
+            headers = [(b"x-windvane-version", str(served.version).encode()), (b"x-windvane-digest", served.digest.encode())]
+            self._headers = (served, headers)
+        return headers
+
+    async def _invocations(self, call: _Call) -> _Response:
+        content_type = call.headers.get(b"content-type")
+        return await self._score("mlflow", call, content_type.decode("latin-1") if content_type is not None else None)
+
+    async def _infer(self, call: _Call) -> _Response:
+        length = call.headers.get(b"inference-header-content-length")
+        return await self._score("infer", call, length.decode("latin-1") if length is not None else None)
+
+    async def _score(self, protocol: Literal["mlflow", "infer"], call: _Call, detail: str | None) -> _Response:
+        received = time.time_ns() // 1000
+        served = self._current(call)
+        if self._batcher.full:
+            raise RequestError(503, "too many requests wait already; try again")
+        if b"content-encoding" in call.headers:
+            raise RequestError(415, "Content-Encoding: compressed bodies are not allowed; send the body as it is")
+        body = await self._bodies.read(call.headers, call.receive)
+        job = Job(protocol, body, detail, call.request_id.decode(), received, time.perf_counter())
         try:
-            request_id = request.scope["state"]["request_id"]
-            score = partial(score_request, served, body, request.headers.get("content-type"), request_id=request_id, received=received)
-            answer = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.pool, score), ANSWER_SECONDS)
+            answer = await self._batcher.submit(served, job)
         except RequestError as exc:
             if exc.__cause__ is not None and exc.status == 422:
                 log.warning("%s version %d: %s", self._model, served.version, exc.__cause__)
-            return _refuse(exc, served=served)
-        except TimeoutError:
-            return _unavailable(f"no answer within {ANSWER_SECONDS:g} s; send fewer rows or try again")
-        finally:
-            self._waiting -= 1
-        self._requests.put(answer.scored)
-        self._counts.scored(served.version, answer.scored.rows)
-        return Response(answer.body, media_type="application/json", headers=_version_headers(served))
+            return self._refuse(exc)._replace(served=served)
+        if answer.json_length is None:
+            return _Response(200, answer.body, served=served)
+        length = b"%d" % answer.json_length
+        return _Response(200, answer.body, b"application/octet-stream", served, ((b"inference-header-content-length", length),))
 
-    async def health(self, _request: Request) -> Response:
+    def _scored(self, served: Served, scored: Scored) -> None:
+        for rows in scored.rows:
+            self._requests.put(rows)
+            self._counts.scored(rows, classifier=served.predictor.classes is not None)
+
+    def _current(self, call: _Call) -> Served:
+        """What serves, if it is what the path names."""
+        served = self._slot.current
+        if served is None:
+            raise RequestError(
+                503,
+                self._slot.error or f"no version of '{self._model}' serves yet; run {self._model}__train and {self._model}__deploy",
+                kind="no_version",
+            )
+        if call.version is not None and call.version != str(served.version):
+            raise RequestError(404, f"another version is asked for than version {served.version}, which serves; leave the version out")
+        return served
+
+    def _check_ready(self) -> None:
         if self._slot.current is None:
-            return _unavailable(self._slot.error or "no version is loaded yet")
-        return PlainTextResponse("OK\n")
+            raise RequestError(503, self._slot.error or "no version is loaded yet", kind="no_version")
+        if self._batcher.stuck:
+            raise RequestError(503, "predictions hang; start the service again", kind="timeout")
 
-    async def version(self, _request: Request) -> Response:
-        return PlainTextResponse(_protocol_version())
+    async def _health(self, _call: _Call) -> _Response:
+        self._check_ready()
+        return _Response(200, b"OK\n", _TEXT)
 
-    async def model(self, _request: Request) -> Response:
+    async def _server(self, _call: _Call) -> _Response:
+        return _response({"name": "windvane", "version": _version_of("windvane") or "0", "extensions": ["binary_tensor_data"]})
+
+    async def _live(self, _call: _Call) -> _Response:
+        return _response({"live": True})
+
+    async def _ready(self, _call: _Call) -> _Response:
+        self._check_ready()
+        return _response({"ready": True})
+
+    async def _model_ready(self, call: _Call) -> _Response:
+        self._current(call)
+        self._check_ready()
+        return _response({"name": self._model, "ready": True})
+
+    async def _metadata(self, call: _Call) -> _Response:
+        served = self._current(call)
+        return _response(
+            describe_model(served.layout, served.outputs, model=self._model, version=served.version, runtime=served.predictor.runtime)
+        )
+
+    async def _openapi(self, call: _Call) -> _Response:
+        guarded = [path for path, route in self._routes.items() if route.guarded]
+        return _response(describe_service(self._current(call), guarded=guarded, keys_needed=self._keys.needed))
+
+    async def _protocol(self, _call: _Call) -> _Response:
+        # the version of MLflow whose protocol is spoken; a container does not have MLflow installed
+        return _Response(200, (_version_of("mlflow") or _version_of("mlflow-skinny") or "3").encode(), _TEXT)
+
+    async def _state(self, _call: _Call) -> _Response:
         slot, served = self._slot, self._slot.current
         serving = served and {
             "version": served.version,
@@ -146,125 +293,43 @@ class _Service:
             "epoch": slot.epoch,
             "since": served.since.isoformat(),
             "task": served.predictor.bundle.manifest["task"],
-            "warnings": list(served.warnings),
+            "runtime": served.predictor.runtime,
         }
         wanted = slot.wanted.as_json() if slot.wanted else None
         signature = served and [column.as_json() for column in served.layout.columns]
         # what serves stands at the top too, for who only asks that
         top = {"model": self._model, "version": served and served.version, "digest": served and served.digest}
         state = top | {"serving": serving, "wanted": wanted, "error": slot.error, "ledger_error": slot.ledger_error}
-        return JSONResponse(state | {"signature": signature})
+        return _response(state | {"signature": signature})
 
-    async def metrics(self, _request: Request) -> Response:
+    async def _metrics(self, _call: _Call) -> _Response:
         served, wanted = self._slot.current, self._slot.wanted
         in_line = served is not None and (wanted is None or (served.version, served.digest) == (wanted.version, wanted.digest))
-        figures = self._counts.render(version=served.version if served else None, in_line=in_line)
-        return Response(figures, media_type=self._counts.content_type)
+        figures = self._counts.render(served=served, in_line=in_line)
+        return _Response(200, figures, self._counts.content_type.encode())
+
+    async def _live_on(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._batcher.start()
+                self._requests.start()
+                self._on_start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await asyncio.to_thread(self._on_stop)
+                self._batcher.stop()
+                await asyncio.to_thread(self._requests.close)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
 
 
-class _Observe:
-    """Names every request, says in every answer which version gave it, and counts."""
-
-    def __init__(self, app: ASGIApp, *, slot: ServingSlot, counts: Counts) -> None:
-        self._app = app
-        self._slot = slot
-        self._counts = counts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def observed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                if self._slot.current is not None:
-                    for name, value in _version_headers(self._slot.current).items():
-                        headers.setdefault(name, value)
-                # an unknown path is a client's choice: as a label it would grow without bound
-                path = scope["path"] if message["status"] not in (404, 405) else "other"
-                self._counts.answered(path, message["status"], time.perf_counter() - began)
-            await send(message)
-
-        await self._app(scope, receive, observed)
+def _response(content: Any) -> _Response:
+    return _Response(200, orjson.dumps(content))
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text = value.decode("latin-1")
-            if _REQUEST_ID.fullmatch(text):
-                return str(text)
-    return uuid.uuid4().hex
-
-
-async def _read_body(request: Request, seconds: float) -> bytes:
-    """Read the body; one that is too long is read on for a while, because most clients look for an answer only after they sent it."""
-    parts, size = [], 0
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > (MAX_BODY_BYTES if "expect" in request.headers else _DRAIN_BYTES)):
-        raise _too_large(close=True)
+def _version_of(package: str) -> str | None:
     try:
-        async with asyncio.timeout(seconds):
-            async for part in request.stream():
-                size += len(part)
-                if size > _DRAIN_BYTES:
-                    raise _too_large(close=True)
-                if size <= MAX_BODY_BYTES:
-                    parts.append(part)
-                else:
-                    parts.clear()
-    except TimeoutError as exc:
-        raise RequestError(408, f"body: did not arrive within {seconds:g} s", close=True) from exc
-    except ClientDisconnect as exc:
-        raise RequestError(400, "body: the client left before it was complete", close=True) from exc
-    if size > MAX_BODY_BYTES:
-        raise _too_large(close=False)
-    return b"".join(parts)
-
-
-def _too_large(*, close: bool) -> RequestError:
-    return RequestError(413, f"body: allowed are {MAX_BODY_BYTES} bytes; send fewer rows per request", close=close)
-
-
-def _version_headers(served: Served) -> dict[str, str]:
-    return {"X-Windvane-Version": str(served.version), "X-Windvane-Digest": served.digest}
-
-
-def _refuse(error: RequestError, *, served: Served | None = None) -> Response:
-    headers = _version_headers(served) if served else {}
-    if error.close:
-        headers["Connection"] = "close"
-    return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)
-
-
-def _unavailable(message: str) -> Response:
-    return JSONResponse({"error": message}, status_code=503, headers={"Retry-After": "1"})
-
-
-async def _http_error(_request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = error.headers if isinstance(error, HTTPException) else None
-    known = {
-        404: "no such path; see /invocations, /ping, /health, /ready, /version, /model, /metrics",
-        405: "the path does not allow this method",
-    }
-    return JSONResponse({"error": known.get(status, f"HTTP status {status}")}, status_code=status, headers=headers)
-
-
-async def _defect(_request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": f"a defect of the scoring service: {type(error).__name__}; its log says more"}, status_code=500)
-
-
-def _protocol_version() -> str:
-    """The version of MLflow whose protocol is spoken; a container does not have MLflow installed."""
-    for package in ("mlflow", "mlflow-skinny"):
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return "3"
+        return version(package)
+    except PackageNotFoundError:
+        return None

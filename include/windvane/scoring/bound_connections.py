@@ -7,6 +7,7 @@ from uvicorn.config import Config
 from uvicorn.importer import import_from_string
 
 HEADER_SECONDS = 20.0
+HEADER_BYTES = 65_536
 
 
 def bounded_protocol(header_seconds: float = HEADER_SECONDS) -> type[asyncio.Protocol]:
@@ -21,15 +22,26 @@ def bounded_protocol(header_seconds: float = HEADER_SECONDS) -> type[asyncio.Pro
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             self._cycle_before = None
+            self._head_bytes = 0
             self._deadline = self.loop.call_later(header_seconds, self._close_if_waiting)
+
+        def on_headers_complete(self) -> None:
+            if self.parser.get_http_version() in ("1.0", "1.1"):
+                super().on_headers_complete()
+            else:
+                self.send_400_response("allowed are HTTP/1.0 and HTTP/1.1")
 
         def data_received(self, data: bytes) -> None:
             if self._deadline is None and not self._is_answering():
                 self._cycle_before = self.cycle
                 self._deadline = self.loop.call_later(header_seconds, self._close_if_waiting)
+            self._head_bytes = self._head_bytes + len(data) if self._deadline is not None else 0
             super().data_received(data)
             if self.cycle is not self._cycle_before:
                 self._disarm()
+            elif self._head_bytes > HEADER_BYTES and not self.transport.is_closing():
+                self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()

@@ -1,82 +1,55 @@
 """Logs every scored row to files that the monitor collects, without making a request wait for the disk.
 
 A segment is an Arrow file `<time>-<pid>-<start>-<counter>.arrow`. It is written under a hidden name, synced and renamed, so that a
-reader sees all of it or nothing, and no name is ever used twice.
+reader sees all of it or nothing, and no name is ever used twice. A segment is closed, and so synced to the disk, one second
+after its first row or when it has 10,000 rows: what the machine loses in a power cut is what was answered since.
 """
 
-import json
 import logging
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pyarrow as pa
+
+from windvane.scoring.encode_segment import SCHEMA, LoggedRequest, ScoredRows, encode_rows
 
 log = logging.getLogger(__name__)
 
-_MOMENT = pa.timestamp("us", tz="UTC")
-SCHEMA = pa.schema(
-    [
-        ("segment", pa.string()),
-        ("request_id", pa.string()),
-        ("row", pa.int64()),
-        ("received", _MOMENT),
-        ("version", pa.int64()),
-        ("digest", pa.string()),
-        ("id", pa.string()),
-        ("time", _MOMENT),
-        ("features", pa.string()),
-        ("prediction", pa.string()),
-        ("score", pa.float64()),
-        ("probabilities", pa.string()),
-    ]
-)
+__all__ = ["SCHEMA", "LoggedRequest", "RequestLog", "ScoredRows"]
+
+_GATHER_SECONDS = 0.05
+_HURRY_ROWS = 5_000
+_ENCODED_ROWS = 2_000
 
 
-@dataclass(frozen=True)
-class ScoredRequest:
-    """The rows of one answered request.
+@dataclass
+class _Segment:
+    """Rows that are encoded and not yet written; `began` is when the first came, as `time.monotonic`."""
 
-    Attributes:
-        frame: The input columns.
-        predictions: A label or value per row.
-        scores: Probability of the positive class, or the value of a regression; None where there is no such number.
-        probabilities: Per row one probability for each class, kept for more than two classes only.
-    """
-
-    request_id: str
-    received: datetime
-    version: int
-    digest: str
-    frame: pd.DataFrame
-    ids: list[str | None]
-    times: list[datetime | None]
-    predictions: list[Any]
-    scores: list[float] | None
-    probabilities: list[list[float]] | None
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return len(self.predictions)
+    name: str = ""
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    rows: int = 0
+    size: int = 0
+    began: float = 0.0
 
 
 class RequestLog:
-    """Writes scored requests in a background thread; when the disk cannot keep up, rows are dropped and counted."""
+    """Writes scored rows in a background thread; when the disk cannot keep up, rows are dropped and counted."""
 
     def __init__(
         self,
         directory: Path,
         *,
         max_rows: int = 100_000,
-        segment_rows: int = 5_000,
+        max_bytes: int = 64_000_000,
+        segment_rows: int = 10_000,
         segment_seconds: float = 1.0,
         retry_seconds: float = 5.0,
         on_written: Callable[[int], None] = lambda rows: None,
@@ -87,23 +60,27 @@ class RequestLog:
         Args:
             directory: Where the segments of one model go; made when the first is written.
             max_rows: Rows that may wait in memory.
-            segment_rows: Rows after which a segment is closed, give or take one request.
+            max_bytes: Size of the requests whose rows may wait in memory.
+            segment_rows: Rows after which a segment is closed, give or take what was scored together.
             segment_seconds: Seconds after which a segment is closed if it has rows.
             retry_seconds: Pause after a failed write.
             on_written: Told the rows of each segment.
-            on_dropped: Told the rows of each request that was not logged.
+            on_dropped: Told the rows that were not logged.
         """
         self._directory = directory
         self._max_rows = max_rows
+        self._max_bytes = max_bytes
         self._segment_rows = segment_rows
         self._segment_seconds = segment_seconds
         self._retry_seconds = retry_seconds
         self._on_written = on_written
         self._on_dropped = on_dropped
-        self._waiting: deque[ScoredRequest] = deque()
-        self._waiting_rows = 0
+        self._waiting: deque[ScoredRows] = deque()
+        self._held_rows = 0
+        self._held_bytes = 0
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = threading.Event()
+        self._segment = _Segment()
         self._failing = False
         self._drop_warned = 0.0
         self._counter = 0
@@ -114,73 +91,92 @@ class RequestLog:
         """Begin writing."""
         self._thread.start()
 
-    def put(self, request: ScoredRequest) -> bool:
-        """Hand over an answered request; returns at once, False if its rows were dropped."""
+    def put(self, scored: ScoredRows) -> bool:
+        """Hand over answered rows; returns at once, False if they were dropped."""
         with self._changed:
-            accepted = not self._closing and self._waiting_rows + request.rows <= self._max_rows
+            fits = self._held_rows + scored.rows <= self._max_rows and self._held_bytes + scored.size <= self._max_bytes
+            accepted = fits and not self._closing.is_set()
             if accepted:
-                self._waiting.append(request)
-                self._waiting_rows += request.rows
-                if self._waiting_rows >= self._segment_rows:
+                self._waiting.append(scored)
+                self._held_rows += scored.rows
+                self._held_bytes += scored.size
+                if len(self._waiting) == 1:
                     self._changed.notify()
         if not accepted:
-            self._drop(request.rows, "the log cannot keep up with the requests")
+            self._drop(scored.rows, "the log cannot keep up with the requests")
         return accepted
 
     def close(self, timeout_seconds: float = 10.0) -> None:
         """Write what waits and stop."""
         with self._changed:
-            self._closing = True
+            self._closing.set()
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
         with self._changed:
-            left, self._waiting_rows = self._waiting_rows, 0
+            left, self._held_rows = self._held_rows, 0
             self._waiting.clear()
         if left:
             self._drop(left, "the service stopped before they could be written")
 
     def _run(self) -> None:
-        while True:
+        while not (self._closing.is_set() and not self._waiting and not self._segment.rows):
             with self._changed:
-                # while writing fails, a full buffer must not turn the pause into a busy loop
-                self._changed.wait_for(
-                    lambda: self._closing or (not self._failing and self._waiting_rows >= self._segment_rows),
-                    timeout=self._retry_seconds if self._failing else self._segment_seconds,
-                )
-                closing = self._closing
-                batch = self._take()
-            if batch and not self._write(batch):
-                with self._changed:
-                    self._waiting.extendleft(reversed(batch))
-                    self._waiting_rows += sum(request.rows for request in batch)
-                if closing:
+                self._changed.wait_for(lambda: self._waiting or self._closing.is_set(), timeout=self._seconds_left())
+            # what comes within a moment is encoded at once, in small steps that no request notices
+            if self._held_rows < _HURRY_ROWS:
+                self._closing.wait(min(_GATHER_SECONDS, self._segment_seconds))
+            if self._segment.rows < self._segment_rows:
+                self._encode(self._take())
+            full = self._segment.rows >= self._segment_rows or self._seconds_left() == 0 or self._closing.is_set()
+            if self._segment.rows and full and not self._write():
+                if self._closing.is_set():
                     return
-            elif closing and not batch:
-                return
+                self._closing.wait(self._retry_seconds)
 
-    def _take(self) -> list[ScoredRequest]:
-        batch: list[ScoredRequest] = []
-        rows = 0
-        while self._waiting and (not batch or rows + self._waiting[0].rows <= self._segment_rows):
-            batch.append(self._waiting.popleft())
-            rows += batch[-1].rows
-        self._waiting_rows -= rows
+    def _seconds_left(self) -> float | None:
+        """Seconds until the segment has to be closed; None while it has no rows."""
+        return max(0.0, self._segment.began + self._segment_seconds - time.monotonic()) if self._segment.rows else None
+
+    def _take(self) -> list[ScoredRows]:
+        batch: list[ScoredRows] = []
+        taken = 0
+        with self._changed:
+            while self._waiting and (not batch or taken < _ENCODED_ROWS):
+                rows = self._segment.rows + taken
+                if rows and rows + self._waiting[0].rows > self._segment_rows:
+                    break
+                batch.append(self._waiting.popleft())
+                taken += batch[-1].rows
+            # a segment into which the next rows do not fit is full
+            if self._waiting and not batch:
+                self._segment.began = -math.inf
         return batch
 
-    def _write(self, batch: list[ScoredRequest]) -> bool:
-        self._counter += 1
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{os.getpid()}-{self._start}-{self._counter:06d}"
-        hidden = self._directory / f".{name}.tmp"
-        table = _as_table(batch, name)
+    def _encode(self, batch: list[ScoredRows]) -> None:
+        if not batch:
+            return
+        segment = self._segment
+        if not segment.rows:
+            self._counter += 1
+            segment.name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{os.getpid()}-{self._start}-{self._counter:06d}"
+            segment.began = time.monotonic()
+        segment.batches.append(encode_rows(batch, segment.name))
+        segment.rows += segment.batches[-1].num_rows
+        segment.size += sum(scored.size for scored in batch)
+
+    def _write(self) -> bool:
+        segment = self._segment
+        hidden = self._directory / f".{segment.name}.tmp"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with hidden.open("xb") as file:
                 with pa.ipc.new_file(file, SCHEMA) as writer:
-                    writer.write_table(table)
+                    for batch in segment.batches:
+                        writer.write_batch(batch)
                 file.flush()
                 os.fsync(file.fileno())
-            hidden.rename(self._directory / f"{name}.arrow")
+            hidden.rename(self._directory / f"{segment.name}.arrow")
             _sync(self._directory)
         except OSError as exc:
             if not self._failing:
@@ -195,7 +191,11 @@ class RequestLog:
         if self._failing:
             log.info("%s: the request log is written again", self._directory)
         self._failing = False
-        self._on_written(table.num_rows)
+        with self._changed:
+            self._held_rows -= segment.rows
+            self._held_bytes -= segment.size
+        self._segment = _Segment()
+        self._on_written(segment.rows)
         return True
 
     def _drop(self, rows: int, reason: str) -> None:
@@ -204,39 +204,6 @@ class RequestLog:
         if now - self._drop_warned > 10 or not self._drop_warned:
             self._drop_warned = now
             log.error("request log %s: %d scored rows were not logged: %s; /metrics counts all", self._directory, rows, reason)
-
-
-def _as_table(batch: list[ScoredRequest], segment: str) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for request in batch:
-        rows = request.rows
-        columns["segment"] += [segment] * rows
-        columns["request_id"] += [request.request_id] * rows
-        columns["row"] += range(rows)
-        columns["received"] += [request.received] * rows
-        columns["version"] += [request.version] * rows
-        columns["digest"] += [request.digest] * rows
-        columns["id"] += request.ids
-        columns["time"] += request.times
-        columns["features"] += _rows_as_json(request.frame)
-        columns["prediction"] += map(str, request.predictions)
-        columns["score"] += request.scores or [None] * rows
-        columns["probabilities"] += map(json.dumps, request.probabilities) if request.probabilities else [None] * rows
-    return pa.table(columns, schema=SCHEMA)
-
-
-def _rows_as_json(frame: pd.DataFrame) -> list[str]:
-    names = list(frame.columns)
-    columns = []
-    for name in names:
-        column = frame[name]
-        values = [m.isoformat() for m in column] if isinstance(column.dtype, pd.DatetimeTZDtype) else column.tolist()
-        columns.append([None if null else value for value, null in zip(values, column.isna(), strict=True)])
-    return (
-        [json.dumps(dict(zip(names, row, strict=True)), allow_nan=False) for row in zip(*columns, strict=True)]
-        if names
-        else ["{}"] * len(frame)
-    )
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Turns the bytes of a scoring request into a frame with the model's columns, or says exactly what is wrong with them.
+"""Turns the bytes of a scoring request into the model's columns, or says exactly what is wrong with them.
 
 It speaks MLflow's protocol: `dataframe_split`, `dataframe_records`, `instances` and `inputs` in JSON, and CSV. Every column
 of the model's signature must be there (null where it may be unknown), so that a misspelt name never becomes a missing
@@ -8,24 +8,22 @@ value in silence; other columns are ignored, as MLflow does. Messages never repe
 import csv
 import difflib
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from windvane.scoring.convert_values import convert_column, describe
+from windvane.scoring.read_json import quoted, read_json, show_names, twice
 from windvane.scoring.request_error import RequestError
 from windvane.signature import Column, columns_from_json
 
 MAX_BODY_BYTES = 10_000_000
 MAX_ROWS = 10_000
-MAX_COLUMNS = 10_000
+MAX_ID = 250
 
-_FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
-_Table = tuple[list[str], dict[str, list[Any]], int]
+FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_JSON, _CSV = "application/json", "text/csv"
+Table = tuple[Sequence[str], Mapping[str, list[Any]], int]
 
 
 @dataclass(frozen=True)
@@ -42,29 +40,35 @@ class Layout:
     id: str | None
     time: str | None
 
+    @property
+    def datetimes(self) -> frozenset[str]:
+        """The columns that hold times."""
+        return frozenset(column.name for column in self.columns if column.type == "datetime")
+
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> "Layout":
         """Read the layout from a bundle's manifest."""
         return cls(columns=columns_from_json(manifest["signature"]), id=manifest.get("id"), time=manifest.get("time"))
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A request that can be scored.
 
     Attributes:
-        frame: The columns of the signature, one row per row of the request.
+        columns: The columns of the signature in its order, one value per row as `convert_column` returns them.
+        rows: The number of rows.
         ids: The id of each row as text, None where there is none.
-        times: The time of each row in UTC, None where there is none.
+        times: The time of each row in microseconds since 1970, UTC, None where there is none.
     """
 
-    frame: pd.DataFrame
+    columns: dict[str, list[Any]]
+    rows: int
     ids: list[str | None]
-    times: list[datetime | None]
+    times: list[int | None]
 
 
 def parse_request(body: bytes, content_type: str | None, layout: Layout) -> Request:
-    """Read the body of a request.
+    """Read the body of a request of MLflow's protocol.
 
     Args:
         body: At most MAX_BODY_BYTES, as they came.
@@ -73,28 +77,41 @@ def parse_request(body: bytes, content_type: str | None, layout: Layout) -> Requ
     Raises:
         RequestError: With the status 400, 413 or 415 and what is wrong where.
     """
-    kind = _media_type(content_type)
+    kind = _JSON if content_type == _JSON else _media_type(content_type)
     if len(body) > MAX_BODY_BYTES:
         raise RequestError(413, f"body: got {len(body)} bytes, allowed are {MAX_BODY_BYTES}; send fewer rows per request")
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise RequestError(400, f"body: not valid UTF-8 at byte {exc.start}") from exc
-    names, values, rows = _read_csv(text) if kind == "text/csv" else _read_json(text, layout)
+    check_parts(body, layout)
+    table = _read_csv(body) if kind == _CSV else _read_document(body, layout)
+    return make_request(table, layout, from_text=kind == _CSV)
+
+
+def check_parts(body: bytes, layout: Layout) -> None:
+    """Refuse a body of so many values, lists and objects that reading it would take far more memory than its bytes.
+
+    Raises:
+        RequestError: 413.
+    """
+    most = 2 * MAX_ROWS * (len(layout.columns) + 4)
+    if len(body) > most and sum(map(body.count, (b",", b"[", b"{"))) > most:
+        raise RequestError(413, f"body: got more than {most} values, lists and objects; send fewer rows per request")
+
+
+def make_request(table: Table, layout: Layout, *, from_text: bool = False) -> Request:
+    """Check the columns of a request against the model's and convert them.
+
+    Raises:
+        RequestError: 400 or 413.
+    """
+    names, values, rows = table
     if rows == 0:
         raise RequestError(400, f"body: got no rows, allowed are 1 to {MAX_ROWS}")
-    if rows > MAX_ROWS:
-        raise RequestError(413, f"body: got {rows} rows, allowed are {MAX_ROWS}; send fewer rows per request")
-    from_text = kind == "text/csv"
-    _check_names(names, layout)
-    columns = {
-        c.name: convert_column(values[c.name], c.name, type_name=c.type, nullable=c.nullable, from_text=from_text) for c in layout.columns
-    }
-    return Request(
-        frame=pd.DataFrame(columns, copy=False) if columns else pd.DataFrame(index=range(rows)),
-        ids=_ids(values.get(layout.id) if layout.id else None, layout.id, rows=rows),
-        times=_times(values, columns, layout, rows=rows, from_text=from_text),
-    )
+    check_row_count(rows)
+    try:
+        columns = {column.name: convert_column(values[column.name], column, from_text=from_text) for column in layout.columns}
+    except KeyError:
+        _refuse_names(names, layout)
+        raise
+    return Request(columns, rows, _ids(values, layout, rows), _times(values, columns, layout, rows=rows, from_text=from_text))
 
 
 def _media_type(content_type: str | None) -> str:
@@ -102,7 +119,7 @@ def _media_type(content_type: str | None) -> str:
     if not content_type:
         raise RequestError(415, f"Content-Type: is missing, {allowed}")
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
-    if kind not in ("application/json", "text/csv"):
+    if kind not in (_JSON, _CSV):
         raise RequestError(415, f"Content-Type: got another media type, {allowed}")
     for parameter in filter(None, parameters):
         name, _, value = parameter.partition("=")
@@ -111,40 +128,21 @@ def _media_type(content_type: str | None) -> str:
     return kind
 
 
-class _NotJson(float):
-    """NaN or infinity, which JSON does not have; kept until row and field are known."""
-
-
-def _read_json(text: str, layout: Layout) -> _Table:
-    try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_NotJson)
-    except RecursionError as exc:
-        raise RequestError(400, "body: JSON is nested too deeply; rows are flat") from exc
-    except json.JSONDecodeError as exc:
-        raise RequestError(400, f"body: not valid JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}") from exc
-    except ValueError as exc:
-        # the JSON decoder refuses integers of more digits than Python reads
-        raise RequestError(400, "body: JSON holds an integer with too many digits; allowed are 64-bit integers") from exc
-    allowed = f"allowed is an object with exactly one of {', '.join(_FORMATS)}"
+def _read_document(body: bytes, layout: Layout) -> Table:
+    document = read_json(body)
+    allowed = f"allowed is an object with exactly one of {', '.join(FORMATS)}"
     if not isinstance(document, dict):
         raise RequestError(400, f"body: got {describe(document)}, {allowed}")
-    found = [name for name in _FORMATS if name in document]
-    unknown = [name for name in document if name not in (*_FORMATS, "params")]
-    if len(found) != 1 or unknown:
-        raise RequestError(400, f"body: got the fields {_names([*found, *unknown])}, {allowed}")
-    if document.get("params"):
+    found = [name for name in FORMATS if name in document]
+    if len(found) != 1 or (len(document) > 1 and set(document) != {found[0], "params"}):
+        unknown = [name for name in document if name not in (*FORMATS, "params")]
+        raise RequestError(400, f"body: got the fields {show_names([*found, *unknown])}, {allowed}")
+    if document.get("params") not in (None, {}):
         raise RequestError(400, "params: got parameters, this model takes none; leave params out")
     return _READERS[found[0]](document[found[0]], found[0], layout)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise RequestError(400, f"body: the field {_twice([name for name, _ in pairs])} appears twice in one object; allowed is once")
-    return found
-
-
-def _read_split(value: Any, where: str, layout: Layout) -> _Table:
+def _read_split(value: Any, where: str, layout: Layout) -> Table:
     if not isinstance(value, dict) or not {"columns", "data"} <= set(value) <= {"columns", "data", "index"}:
         raise RequestError(400, f"{where}: got {describe(value)}, allowed is an object with columns, data and, if wanted, index")
     names = value["columns"]
@@ -153,45 +151,43 @@ def _read_split(value: Any, where: str, layout: Layout) -> _Table:
     return _from_lists(value["data"], names, f"{where}.data")
 
 
-def _read_records(value: Any, where: str, _layout: Layout) -> _Table:
+def _read_records(value: Any, where: str, layout: Layout) -> Table:
     if not isinstance(value, list):
         raise RequestError(400, f"{where}: got {describe(value)}, allowed is a list of rows, each an object")
-    _check_row_count(len(value))
-    if not value:
-        return [], {}, 0
-    names = list(value[0]) if isinstance(value[0], dict) else []
-    for number, row in enumerate(value):
-        if not isinstance(row, dict):
-            raise RequestError(400, f"{where}: row {number}: got {describe(row)}, allowed is an object of column and value")
-        if len(row) != len(names) or not all(name in row for name in names):
-            odd = sorted(set(row) ^ set(names))
-            raise RequestError(
-                400, f"{where}: row {number}: its fields differ from row 0's by {_names(odd)}; send null for an unknown value"
-            )
-    return names, {name: [row[name] for row in value] for name in names}, len(value)
+    check_row_count(len(value))
+    names = [column.name for column in layout.columns]
+    try:
+        values = {name: [row[name] for row in value] for name in names}
+        values |= {name: [row.get(name) for row in value] for name in (layout.id, layout.time) if name and name not in values}
+    except (KeyError, TypeError, IndexError, AttributeError):
+        for number, row in enumerate(value):
+            if not isinstance(row, dict):
+                raise RequestError(400, f"{where}: row {number}: got {describe(row)}, allowed is an object of column and value") from None
+            _refuse_names(list(row), layout, row=number)
+        raise
+    return names, values, len(value)
 
 
-def _read_rows(value: Any, where: str, layout: Layout) -> _Table:
+def _read_rows(value: Any, where: str, layout: Layout) -> Table:
     """Rows as objects, or as lists in the order of the signature."""
     if isinstance(value, list) and value and isinstance(value[0], list):
         return _from_lists(value, [column.name for column in layout.columns], where)
     return _read_records(value, where, layout)
 
 
-def _read_inputs(value: Any, where: str, layout: Layout) -> _Table:
+def _read_inputs(value: Any, where: str, layout: Layout) -> Table:
     """An object of columns, each a list or one value; or rows."""
     if not isinstance(value, dict):
         return _read_rows(value, where, layout)
     columns = {name: item if isinstance(item, list) else [item] for name, item in value.items()}
-    lengths = {name: len(items) for name, items in columns.items()}
-    rows = next(iter(lengths.values()), 0)
-    for name, length in lengths.items():
-        if length != rows:
-            raise RequestError(400, f"{where}.{_quoted(name)}: got {length} values, allowed are {rows}, as in the first column")
+    rows = len(next(iter(columns.values()), ()))
+    for name, items in columns.items():
+        if len(items) != rows:
+            raise RequestError(400, f"{where}.{quoted(name)}: got {len(items)} values, allowed are {rows}, as in the first column")
     return list(columns), columns, rows
 
 
-_READERS: dict[str, Callable[[Any, str, Layout], _Table]] = {
+_READERS: dict[str, Callable[[Any, str, Layout], Table]] = {
     "dataframe_split": _read_split,
     "dataframe_records": _read_records,
     "instances": _read_rows,
@@ -199,20 +195,26 @@ _READERS: dict[str, Callable[[Any, str, Layout], _Table]] = {
 }
 
 
-def _from_lists(data: Any, names: list[str], where: str) -> _Table:
+def _from_lists(data: Any, names: list[str], where: str) -> Table:
     if len(set(names)) != len(names):
-        raise RequestError(400, f"{where}: the column {_twice(names)} appears twice; allowed is once")
+        raise RequestError(400, f"{where}: the column {twice(names)} appears twice; allowed is once")
     if not isinstance(data, list):
         raise RequestError(400, f"{where}: got {describe(data)}, allowed is a list of rows, each a list of {len(names)} values")
-    _check_row_count(len(data))
-    for number, row in enumerate(data):
-        if not isinstance(row, list) or len(row) != len(names):
-            got = f"{len(row)} values" if isinstance(row, list) else describe(row)
-            raise RequestError(400, f"{where}: row {number}: got {got}, allowed is a list of {len(names)} values: {_names(names)}")
+    check_row_count(len(data))
+    width = len(names)
+    if set(map(type, data)) - {list} or set(map(len, data)) - {width}:
+        for number, row in enumerate(data):
+            if not isinstance(row, list) or len(row) != width:
+                got = f"{len(row)} values" if isinstance(row, list) else describe(row)
+                raise RequestError(400, f"{where}: row {number}: got {got}, allowed is a list of {width} values: {show_names(names)}")
     return names, dict(zip(names, map(list, zip(*data, strict=True)), strict=True)) if data else {}, len(data)
 
 
-def _read_csv(text: str) -> _Table:
+def _read_csv(body: bytes) -> Table:
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise RequestError(400, f"body: not valid UTF-8 at byte {exc.start}") from exc
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = next(reader, [])
@@ -223,7 +225,7 @@ def _read_csv(text: str) -> _Table:
             if len(row) != len(names):
                 raise RequestError(400, f"csv: row {len(rows)}: got {len(row)} fields, the header has {len(names)}")
             rows.append(row)
-            _check_row_count(len(rows))
+            check_row_count(len(rows))
     except csv.Error as exc:
         raise RequestError(400, f"csv: line {reader.line_num}: {exc}") from exc
     if not names:
@@ -231,63 +233,44 @@ def _read_csv(text: str) -> _Table:
     return _from_lists([[field or None for field in row] for row in rows], names, "csv")
 
 
-def _check_row_count(rows: int) -> None:
+def check_row_count(rows: int) -> None:
+    """Refuse too many rows with 413."""
     if rows > MAX_ROWS:
         raise RequestError(413, f"body: got {rows} rows or more, allowed are {MAX_ROWS}; send fewer rows per request")
 
 
-def _check_names(names: Sequence[str], layout: Layout) -> None:
-    if len(names) > MAX_COLUMNS:
-        raise RequestError(400, f"body: got {len(names)} columns, allowed are {MAX_COLUMNS}")
+def _refuse_names(names: Sequence[str], layout: Layout, *, row: int = 0) -> None:
+    """Raise if a column of the signature is missing."""
     given = set(names)
     missing = [column.name for column in layout.columns if column.name not in given]
     if not missing:
         return
     expected = {column.name for column in layout.columns}
     close = difflib.get_close_matches(missing[0], [name[:250] for name in names[:1000] if name not in expected], n=1)
-    hint = f" - is it the one sent as {_quoted(close[0])}?" if close else ""
+    hint = f" - is it the one sent as {quoted(close[0])}?" if close else ""
     raise RequestError(
-        400, f"row 0: missing fields: {_names(missing)}{hint}; send every field of the model, null where its value is unknown"
+        400, f"row {row}: missing fields: {show_names(missing)}{hint}; send every field of the model, null where its value is unknown"
     )
 
 
-def _ids(values: list[Any] | None, name: str | None, *, rows: int) -> list[str | None]:
-    if values is None:
+def _ids(values: Mapping[str, list[Any]], layout: Layout, rows: int) -> list[str | None]:
+    if layout.id is None or layout.id not in values:
         return [None] * rows
-    for number, value in enumerate(values):
-        if value is not None and (not isinstance(value, str | int) or isinstance(value, bool) or len(str(value)) > 250):
+    for number, value in enumerate(values[layout.id]):
+        if value is not None and (not isinstance(value, str | int) or isinstance(value, bool) or len(str(value)) > MAX_ID):
             raise RequestError(
-                400, f"row {number}: {name}: got {describe(value)}, allowed is a text of at most 250 characters or an integer"
+                400, f"row {number}: {layout.id}: got {describe(value)}, allowed is a text of at most {MAX_ID} characters or an integer"
             )
-    texts = [None if value is None else str(value) for value in values]
-    return convert_column(texts, str(name), type_name="string", nullable=True).tolist()
+    texts = [None if value is None else str(value) for value in values[layout.id]]
+    return convert_column(texts, Column(layout.id, "string", True))
 
 
 def _times(
-    values: Mapping[str, list[Any]], columns: Mapping[str, Any], layout: Layout, *, rows: int, from_text: bool
-) -> list[datetime | None]:
+    values: Mapping[str, list[Any]], columns: Mapping[str, list[Any]], layout: Layout, *, rows: int, from_text: bool
+) -> list[int | None]:
     if layout.time is None or layout.time not in values:
         return [None] * rows
     types = {column.name: column.type for column in layout.columns}
-    if types.get(layout.time) == "datetime":
-        moments = columns[layout.time]
-    elif layout.time in types:
-        return [None] * rows
-    else:
-        moments = convert_column(values[layout.time], layout.time, type_name="datetime", nullable=True, from_text=from_text)
-    return [None if pd.isna(moment) else moment.to_pydatetime().astimezone(UTC) for moment in moments]
-
-
-def _twice(names: Sequence[str]) -> str:
-    seen: set[str] = set()
-    return next((_quoted(name) for name in names if name in seen or seen.add(name)), "?")  # type: ignore[func-returns-value]
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(map(_quoted, names[:5]))
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"
-
-
-def _quoted(name: str) -> str:
-    """A name as a client wrote it: short, printable, on one line."""
-    return ascii(name[:80])
+    if layout.time in types:
+        return columns[layout.time] if types[layout.time] == "datetime" else [None] * rows
+    return convert_column(values[layout.time], Column(layout.time, "datetime", True), from_text=from_text)

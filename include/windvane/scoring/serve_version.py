@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from windvane.bundle import open_bundle, read_golden
+from windvane.bundle import open_bundle
 from windvane.errors import BundleError, WindvaneError
-from windvane.predictor import Predictor, golden_differences, load_predictor
+from windvane.predictor import Predictor, load_predictor
+from windvane.scoring.answer_infer import Output, outputs_of
+from windvane.scoring.check_golden import check_golden
 from windvane.scoring.parse_request import Layout
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ class Served:
 
     Attributes:
         since: When this process began to serve it.
-        warnings: How its predictions of the golden rows differ from the bundle's; empty when they are equal.
+        outputs: The tensors of its answers.
     """
 
     version: int
@@ -44,12 +46,19 @@ class Served:
     predictor: Predictor
     layout: Layout
     since: datetime
-    warnings: tuple[str, ...]
+    outputs: tuple[Output, ...]
 
     @property
     def model(self) -> str:
         """Name of the model."""
         return str(self.predictor.bundle.manifest["model"])
+
+    @property
+    def learnt_until(self) -> datetime:
+        """The end of the data that it was trained on, or when this process began to serve it if the bundle does not say."""
+        created = self.predictor.bundle.manifest.get("created")
+        moment = datetime.fromisoformat(created) if created else self.since
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class ServingSlot:
@@ -92,27 +101,24 @@ class ServingSlot:
 
 
 def load_version(bundles: Path, wanted: Wanted, *, model: str | None) -> Served:
-    """Open and verify a bundle, load its model and let it predict once.
+    """Open and verify a bundle, load its model and let it score the golden rows.
 
     Raises:
-        BundleError: If the bundle is missing or changed, or is one of another model.
+        BundleError: If the bundle is missing or changed, is one of another model, or a golden row gets another prediction.
         WindvaneError: If the model cannot be loaded or cannot predict.
     """
     bundle = open_bundle(bundles, wanted.digest)
     if model is not None and bundle.manifest["model"] != model:
         raise BundleError(f"{bundle.path}: is a bundle of '{bundle.manifest['model']}', allowed is one of '{model}'; choose another digest")
     predictor = load_predictor(bundle)
-    predictor.predict(read_golden(bundle).head(1))
-    warnings = tuple(golden_differences(predictor))
-    for warning in warnings:
-        log.warning("%s version %d: golden rows: %s", bundle.manifest["model"], wanted.version, warning)
+    golden = check_golden(predictor)
     return Served(
         version=wanted.version,
         digest=wanted.digest,
         predictor=predictor,
         layout=Layout.from_manifest(bundle.manifest),
         since=datetime.now(UTC),
-        warnings=warnings,
+        outputs=outputs_of(predictor.classes, probabilities=golden.probabilities is not None),
     )
 
 
