@@ -25,6 +25,9 @@ def build_pipeline(params):
 """
 
 
+QUICK = {"shadow": 50, "steps": [50, 100], "bake": "1s", "min_requests": 10}
+
+
 def make_settings(root: Path) -> Settings:
     """Settings of an installation of its own, with the model's file and config in place."""
     settings = load_settings(
@@ -43,7 +46,7 @@ def make_config(*, port: int = 8100, target: str = "process", **deploy) -> Model
             "model": MODEL,
             "task": "binary_classification",
             "data": {"id": "customer", "time": "seen", "label": "left"},
-            "deploy": {"port": port, "target": target, **deploy},
+            "deploy": {"port": port, "target": target, "rollout": QUICK, **deploy},
         }
     )
 
@@ -56,19 +59,21 @@ def write_config(settings: Settings, config: ModelConfig) -> Path:
 
 
 def make_bundle(settings: Settings, *, seed: int = 1, passed: bool | None = True, more_code: str = "") -> Bundle:
-    """Train on forty rows and write the bundle, and the verdict unless `passed` is None."""
+    """Train on forty rows, hold out eighty, and write the bundle, and the verdict unless `passed` is None."""
     (settings.project / "include" / "models" / f"{MODEL}.py").write_text(MODEL_FILE + more_code)
     code = load_model_code(settings.project / "include" / "models" / f"{MODEL}.py", MODEL)
     random = np.random.default_rng(seed)
     rows = pd.DataFrame({"calls": random.normal(size=40), "months": random.normal(size=40)})
-    label = (rows["calls"] + random.normal(size=40) > 0).astype(int)
+    label = _left(random, rows)
     pipeline = code.build_pipeline({"C": float(seed)}).fit(rows, label)
+    held_out = pd.DataFrame({"calls": random.normal(size=80), "months": random.normal(size=80)})
+    reference = pd.concat([rows.assign(left=label, holdout=False), held_out.assign(left=_left(random, held_out), holdout=True)])
     bundle = write_bundle(
         settings.bundles,
         pipeline=pipeline,
         code=code,
         golden=rows.head(10),
-        reference=rows,
+        reference=reference,
         manifest={
             "model": MODEL,
             "task": "binary_classification",
@@ -85,3 +90,7 @@ def make_bundle(settings: Settings, *, seed: int = 1, passed: bool | None = True
         (settings.bundles / "verdicts").mkdir(exist_ok=True)
         (settings.bundles / "verdicts" / f"{bundle.digest}.json").write_text(json.dumps({"passed": passed}))
     return bundle
+
+
+def _left(random: np.random.Generator, rows: pd.DataFrame) -> pd.Series:
+    return (rows["calls"] + random.normal(size=len(rows)) > 0).astype(int)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from windvane.config import ModelConfig
-from windvane.errors import StorageError
+from windvane.errors import DataError, StorageError
 from windvane.lake import Lake
 from windvane.settings import Settings
 from windvane.windows import Window
@@ -34,6 +34,7 @@ _SCHEMA = pa.schema(
         ("prediction", pa.string()),
         ("score", pa.float64()),
         ("probabilities", pa.string()),
+        ("milliseconds", pa.float64()),
     ]
 )
 
@@ -50,8 +51,7 @@ def collect_predictions(config: ModelConfig, settings: Settings, lake: Lake) -> 
     Raises:
         StorageError: If a segment cannot be read or deleted, or the table cannot be written.
     """
-    directory = settings.requests / config.model
-    paths = sorted(p for p in directory.glob("*") if p.suffix in _SUFFIXES and not p.name.startswith(".")) if directory.is_dir() else []
+    paths = list_segments(config, settings)
     rows = 0
     for number, batch in enumerate(_batches(paths)):
         table = pa.concat_tables([content for _, content in batch], promote_options="default")
@@ -61,6 +61,34 @@ def collect_predictions(config: ModelConfig, settings: Settings, lake: Lake) -> 
         rows += table.num_rows
         log.info("%s: collected %d scored rows from %d segments (commit %d)", config.model, table.num_rows, len(batch), number + 1)
     return rows
+
+
+def list_segments(config: ModelConfig, settings: Settings) -> list[Path]:
+    """The closed segments that are not collected yet, oldest first."""
+    directory = settings.requests / config.model
+    return sorted(p for p in directory.glob("*") if p.suffix in _SUFFIXES and not p.name.startswith(".")) if directory.is_dir() else []
+
+
+def read_segment(path: Path) -> pa.Table | None:
+    """The rows of a segment with all columns of the log; None if it was collected meanwhile.
+
+    Raises:
+        DataError: If it is no segment.
+        StorageError: If it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise StorageError(f"{path}: the request log cannot be read: {exc.strerror}; mend it, then run again") from exc
+    buffer = pa.BufferReader(content)
+    try:
+        table = pq.read_table(buffer) if content[:4] == b"PAR1" else pa.ipc.open_file(buffer).read_all()
+        return _with_schema(table, segment=path.stem)
+    # pyarrow reports cut files as OSError; the bytes were already read, so it can only be about their meaning
+    except (pa.ArrowException, OSError) as exc:
+        raise DataError(f"{path}: not a request-log segment: {str(exc)[:200]}") from exc
 
 
 def join_outcomes(config: ModelConfig, lake: Lake, window: Window) -> pd.DataFrame:
@@ -106,18 +134,9 @@ def _batches(paths: list[Path]) -> Iterator[list[tuple[Path, pa.Table]]]:
 def _read(path: Path) -> pa.Table | None:
     """The rows of a segment; None if another task took it first, or it is damaged."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise StorageError(f"{path}: the request log cannot be read: {exc.strerror}; mend it, then run again") from exc
-    buffer = pa.BufferReader(content)
-    try:
-        table = pq.read_table(buffer) if content[:4] == b"PAR1" else pa.ipc.open_file(buffer).read_all()
-        return _with_schema(table, segment=path.stem)
-    # pyarrow reports cut files as OSError; the bytes were already read, so it can only be about their meaning
-    except (pa.ArrowException, OSError) as exc:
-        log.error("%s: not a request-log segment, kept as %s.damaged and not collected: %s", path, path.name, str(exc)[:200])
+        return read_segment(path)
+    except DataError as exc:
+        log.error("%s, kept as %s.damaged and not collected", exc, path.name)
         path.replace(path.with_name(f"{path.name}.damaged"))
         return None
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from windvane.bake_step import Counted
 from windvane.config import ModelConfig
 from windvane.connect_docker import docker_engine, labels_of
-from windvane.errors import BundleError, RolloutFailed, ServiceUnavailable
+from windvane.errors import BundleError, RolloutFailed, ServiceUnavailable, StaleEpoch
 from windvane.haproxy_control import Backend, HaproxyControl, write_config
-from windvane.ledger import Ledger, Release
+from windvane.ledger import Ledger, Release, settled_row
 from windvane.process_target import fetch_model, read_rehearsal
 from windvane.resolve_release import Plan
 from windvane.settings import Settings
@@ -20,6 +21,8 @@ from windvane.settings import Settings
 log = logging.getLogger(__name__)
 
 _HEALTHY_SECONDS = 90.0
+# the reconciler looks again soon, and must not keep the lock from a rollback meanwhile
+_ALIGN_SECONDS = 8.0
 _LOCK_SECONDS = 180.0
 _POLL_SECONDS = 0.2
 _SURE = 5
@@ -29,6 +32,7 @@ class DockerTarget:
     """One image per version, containers from it, and one HAProxy per model that never stops listening."""
 
     observe_seconds = 240.0
+    in_steps = True
 
     def __init__(self, config: ModelConfig, settings: Settings) -> None:
         self._config = config
@@ -51,13 +55,13 @@ class DockerTarget:
             image = ensure_image(client, self._settings, bundle, version=plan.version)
         return {"image": image, "endpoint": f"{self._url}/invocations"}
 
-    def rehearse(self, plan: Plan) -> dict[str, Any]:
-        """Score the golden rows in a container like the one that would serve."""
+    def rehearse(self, plan: Plan, replay: Path | None = None) -> dict[str, Any]:
+        """Score the golden rows, and replay rows, in a container like the one that would serve."""
         from windvane.scorer_containers import ScorerContainers
 
         image = str(self.prepare(plan)["image"])
         with docker_engine() as client:
-            status, output, errors = ScorerContainers(client, self._config, self._settings).rehearse(plan, image)
+            status, output, errors = ScorerContainers(client, self._config, self._settings).rehearse(plan, image, replay)
         return read_rehearsal(plan, status=status, output=output, errors=errors) | {"image": image}
 
     def shift(self, release: Release) -> None:
@@ -79,6 +83,21 @@ class DockerTarget:
             time.sleep(_POLL_SECONDS / 10 if in_a_row else _POLL_SECONDS)
         raise RolloutFailed(f"{plan.model} version {plan.version}: {self._url} did not serve it within {_HEALTHY_SECONDS:.0f} s: {problem}")
 
+    def counts(self) -> dict[int, Counted]:
+        """What HAProxy counted for each version since its servers were added."""
+        found: dict[int, Counted] = {}
+        for name, state in HaproxyControl(self._directory / "run").servers().items():
+            # the names are those of ScorerContainers.names_of
+            version = int(name.rsplit("-", 3)[1].removeprefix("v"))
+            before = found.get(version, Counted())
+            found[version] = Counted(
+                before.requests + state.requests,
+                before.server_errors + state.failed,
+                before.refused + state.refused,
+                before.down or state.status.startswith("DOWN"),
+            )
+        return found
+
     def promote(self, release: Release) -> None:
         """Remove the containers of the version before."""
         self._bring_in_line(seconds=_LOCK_SECONDS)
@@ -96,40 +115,52 @@ class DockerTarget:
             if not ours:
                 return []
             ledger = Ledger(self._settings.database)
+            patience_seconds = _HEALTHY_SECONDS if seconds else _ALIGN_SECONDS
             try:
-                # the newest row counts, whoever asked: a row that was overtaken must not be obeyed
-                history = ledger.history(self._config.model)
-                if not history:
-                    return []
-                serving = {version: share for version, share in history[-1].traffic.items() if share}
-                settled = next((row.traffic for row in reversed(history) if row.until is None), {})
-                digests = {version: ledger.digest_of(self._config.model, version) for version in {*serving, *settled}}
+                while True:
+                    # the newest row counts, whoever asked: a row that was overtaken must not be obeyed
+                    history = ledger.history(self._config.model)
+                    if not history:
+                        return []
+                    try:
+                        return self._apply(ledger, history, patience_seconds=patience_seconds)
+                    except StaleEpoch as exc:
+                        log.info("%s: %s", self._config.model, exc)
             finally:
                 ledger.close()
-            return self._apply(serving, {version: digest for version, digest in digests.items() if digest})
 
-    def _apply(self, serving: dict[int, int], digests: dict[int, str]) -> list[str]:
-        """Make `serving` serve; of the other versions in `digests` the containers stay, without traffic."""
+    def _apply(self, ledger: Ledger, history: list[Release], *, patience_seconds: float) -> list[str]:
+        """Make the newest row serve; the containers of what it would go back to stay, without traffic."""
         from windvane.scorer_containers import ScorerContainers
+
+        model, settled = self._config.model, settled_row(history)
+        serving = {version: share for version, share in history[-1].traffic.items() if share}
+        found_digests = {version: ledger.digest_of(model, version) for version in {*serving, *(settled.traffic if settled else ())}}
+        digests = {version: digest for version, digest in found_digests.items() if digest}
+
+        def overtaken() -> bool:
+            last = ledger.last(model)
+            return last is not None and last.epoch != history[-1].epoch
 
         with docker_engine() as client:
             containers = ScorerContainers(client, self._config, self._settings)
             names = {version: containers.names_of(version, digest) for version, digest in digests.items()}
             done: list[str] = []
             backends = []
+            control = HaproxyControl(self._directory / "run")
+            failing = control.failing()
             for version, percent in serving.items():
                 if version not in digests:
                     raise BundleError(f"release ledger: {self._config.model} version {version} has traffic but no digest")
                 for name in names[version]:
-                    container, actions = containers.ensure_scorer(name, version, digests[version])
+                    container, actions = containers.ensure_scorer(name, version, digests[version], fails_checks=name in failing)
                     done += actions
                     backends.append(Backend(name, containers.address_of(container), percent / 100 / len(names[version])))
-            control = HaproxyControl(self._directory / "run")
             write_config(self._directory / "conf", backends)
             done += containers.ensure_proxy(self._directory)
             control.wait_until_up()
             try:
-                control.bring_in(backends, seconds=_HEALTHY_SECONDS)
+                control.bring_in(backends, seconds=patience_seconds, overtaken=overtaken)
             except RolloutFailed as exc:
                 found = containers.scorers()
                 words = {containers.last_words(found[backend.name]) for backend in backends if backend.name in found}

@@ -4,7 +4,8 @@ A message says where, what, got, allowed and the fix. It never carries data rows
 operators whether trying again can help: infrastructure may come back, bad data and bad configs do not mend themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class WindvaneError(Exception):
@@ -54,7 +55,11 @@ class StaleEpoch(WindvaneError):
 
 
 class RehearsalFailed(WindvaneError):
-    """A candidate did not behave in the runtime that would serve it; it never took traffic."""
+    """A candidate did not behave in the runtime that would serve it; it never took traffic. `evidence` goes into the ledger."""
+
+    def __init__(self, message: str, *, evidence: Mapping[str, Any] | None = None) -> None:
+        self.evidence = dict(evidence or {})
+        super().__init__(message)
 
 
 class RolloutFailed(WindvaneError):

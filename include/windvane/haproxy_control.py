@@ -6,12 +6,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from windvane.errors import RolloutFailed, ServiceUnavailable
+from windvane.errors import RolloutFailed, ServiceUnavailable, StaleEpoch
 from windvane.settings import REPOSITORY
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class ServerState:
-    """What HAProxy says of one server."""
+    """What HAProxy says of one server; `failed` are its 5xx and the requests that it did not answer, `refused` its 4xx."""
 
     name: str
     address: str
@@ -55,6 +55,9 @@ class ServerState:
     check: str
     weight: int
     sessions: int
+    requests: int = 0
+    failed: int = 0
+    refused: int = 0
 
     @property
     def healthy(self) -> bool:
@@ -111,14 +114,29 @@ class HaproxyControl:
                 check=row["check_status"],
                 weight=int(row["weight"] or 0),
                 sessions=int(row["scur"] or 0),
+                requests=sum(_count(row, f"hrsp_{kind}") for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")) + _count(row, "eresp"),
+                failed=_count(row, "hrsp_5xx") + _count(row, "eresp"),
+                refused=_count(row, "hrsp_4xx"),
             )
             for row in rows
         }
 
-    def bring_in(self, backends: Iterable[Backend], *, seconds: float) -> None:
+    def failing(self) -> set[str]:
+        """The servers that do not answer their health checks; none if HAProxy itself does not answer."""
+        try:
+            return {name for name, state in self.servers().items() if state.status.startswith("DOWN")}
+        except ServiceUnavailable as exc:
+            log.debug("which servers fail is not known: %s", exc)
+            return set()
+
+    def bring_in(self, backends: Iterable[Backend], *, seconds: float, overtaken: Callable[[], bool] = lambda: False) -> None:
         """Add servers, wait until each passes its health check, and only then give them their weights.
 
+        Args:
+            overtaken: Whether something else should serve by now, so that there is nothing to wait for.
+
         Raises:
+            StaleEpoch: If it was overtaken.
             RolloutFailed: If one does not become healthy in time; it has no weight then.
         """
         wanted = {backend.name: backend for backend in backends}
@@ -135,7 +153,7 @@ class HaproxyControl:
                 self._do(f"experimental-mode on; enable health {BACKEND}/{name}")
             if name not in known or known[name].status.startswith(("MAINT", "DRAIN")):
                 self._do(f"set server {BACKEND}/{name} state ready")
-        self._wait_until_healthy(set(wanted), seconds=seconds)
+        self._wait_until_healthy(set(wanted), seconds=seconds, overtaken=overtaken)
         for name, backend in wanted.items():
             self._do(f"set weight {BACKEND}/{name} {backend.weight}")
 
@@ -152,13 +170,15 @@ class HaproxyControl:
         for name in leaving:
             self._delete(name)
 
-    def _wait_until_healthy(self, names: set[str], *, seconds: float) -> None:
+    def _wait_until_healthy(self, names: set[str], *, seconds: float, overtaken: Callable[[], bool]) -> None:
         give_up = time.monotonic() + seconds
         while True:
             states = self.servers()
             ill = {name: states[name] for name in names if not states[name].healthy}
             if not ill:
                 return
+            if overtaken():
+                raise StaleEpoch(f"haproxy: {', '.join(sorted(ill))} should not serve any more; this attempt is superseded")
             if time.monotonic() > give_up:
                 seen = ", ".join(f"{name}: {state.status} {state.check}" for name, state in ill.items())
                 raise RolloutFailed(f"haproxy: not healthy within {seconds:.0f} s: {seen}; see the container's log")
@@ -194,6 +214,10 @@ class HaproxyControl:
         except OSError as exc:
             raise ServiceUnavailable(f"haproxy: {self._directory / SOCKET_NAME}: {exc.strerror or exc}; is its container running?") from exc
         return b"".join(parts).decode()
+
+
+def _count(row: dict[str, str], name: str) -> int:
+    return int(row.get(name) or 0)
 
 
 def _connect(path: Path) -> socket.socket:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
+from windvane.bake_step import Counted
 from windvane.config import ModelConfig
 from windvane.errors import RehearsalFailed, RolloutFailed, ServiceUnavailable
 from windvane.ledger import Release
@@ -28,6 +30,8 @@ class ProcessTarget:
     """One scoring server process on 127.0.0.1, started by the reconciler, that swaps bundles in place."""
 
     observe_seconds = 60.0
+    # the server holds one version
+    in_steps = False
 
     def __init__(self, config: ModelConfig, settings: Settings) -> None:
         self._config = config
@@ -52,9 +56,10 @@ class ProcessTarget:
                     ) from exc
                 time.sleep(_POLL_SECONDS)
 
-    def rehearse(self, plan: Plan) -> dict[str, Any]:
-        """Score the golden rows in a process like the one that serves."""
+    def rehearse(self, plan: Plan, replay: Path | None = None) -> dict[str, Any]:
+        """Score the golden rows, and replay rows, in a process like the one that serves."""
         command = [sys.executable, "-m", "windvane.scoring.rehearse", "--bundle", plan.digest]
+        command += ["--replay", str(replay)] if replay else []
         try:
             done = subprocess.run(
                 command,
@@ -94,6 +99,10 @@ class ProcessTarget:
         raise RolloutFailed(
             f"{plan.model} version {plan.version}: {self._url} did not serve it within {self.observe_seconds:.0f} s: {problem}"
         )
+
+    def counts(self) -> dict[int, Counted]:
+        """Nothing: nobody stands in front of the server."""
+        return {}
 
     def promote(self, release: Release) -> None:
         """Nothing: the server holds one bundle."""

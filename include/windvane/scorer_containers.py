@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from windvane.bundle import open_bundle
 from windvane.config import ModelConfig
 from windvane.connect_docker import labels_of, project_of
 from windvane.errors import RehearsalFailed, RolloutFailed, ServiceUnavailable
+from windvane.manage_keys import keys_path
 from windvane.resolve_release import Plan
 from windvane.settings import REPOSITORY, Settings
 
@@ -22,7 +24,10 @@ PORT = 8080
 _USER = "10001:10001"
 _REHEARSAL_SECONDS = 120
 _STOP_SECONDS = 15
+_STOP_ILL_SECONDS = 3
+_START_SECONDS = 30
 _SECOND = 1_000_000_000
+_REPLAY = "/replay.arrow"
 _PROBE = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/ready', timeout=3)"
 
 
@@ -45,14 +50,22 @@ class ScorerContainers:
         """All scorer containers of the model by name, in any state."""
         return {container.name: container for container in self._list("scorer")}
 
-    def ensure_scorer(self, name: str, version: int, digest: str) -> tuple[Any, list[str]]:
-        """Return the running container of that name, made and started as needed, and what was done."""
-        found = self.scorers().get(name)
+    def ensure_scorer(self, name: str, version: int, digest: str, *, fails_checks: bool = False) -> tuple[Any, list[str]]:
+        """Return the running container of that name, made and started as needed, and what was done.
+
+        Args:
+            fails_checks: Whether HAProxy gets no answer from it; then it is replaced, unless it has only just begun.
+        """
+        found, why, done = self.scorers().get(name), "", []
+        if found is not None and found.status == "paused":
+            found.unpause()
+            self._again(found)
+            done = [f"{self._config.model}: the container {name} was paused and goes on"]
         if found is not None and found.status == "running":
-            if found.attrs["State"].get("Health", {}).get("Status") != "unhealthy":
-                return found, []
-            found.restart(timeout=_STOP_SECONDS)
-            return self._again(found), [f"{self._config.model}: restarted the container {name}, which was unhealthy"]
+            if done or not _is_ill(found, fails_checks=fails_checks):
+                return found, done
+            why = ", in place of one that did not answer"
+            found.stop(timeout=_STOP_ILL_SECONDS)
         if found is not None:
             found.remove(force=True)
         image = ensure_image(self._client, self._settings, open_bundle(self._settings.bundles, digest), version=version)
@@ -62,7 +75,10 @@ class ScorerContainers:
             name=name,
             labels=self._labels("scorer", version=str(version), digest=digest),
             network=self._network().name,
-            volumes={str(self._request_directory()): {"bind": f"/var/windvane/requests/{self._config.model}", "mode": "rw"}},
+            volumes={
+                str(self._request_directory()): {"bind": f"/var/windvane/requests/{self._config.model}", "mode": "rw"},
+                str(self._key_directory()): {"bind": f"/var/windvane/keys/{self._config.model}", "mode": "ro"},
+            },
             restart_policy={"Name": "unless-stopped"},
             healthcheck={
                 "test": ["CMD", "python", "-c", _PROBE],
@@ -74,7 +90,7 @@ class ScorerContainers:
             **self._hardening(),
         )
         made.start()
-        return self._again(made), [f"{self._config.model}: started the container {name}"]
+        return self._again(made), [f"{self._config.model}: started the container {name}{why}"]
 
     def address_of(self, container: Any) -> str:
         """`ip:port` of a container on the internal network.
@@ -98,8 +114,11 @@ class ScorerContainers:
         template = (REPOSITORY / "include" / "docker" / "haproxy" / "haproxy.cfg").read_bytes()
         spec = hashlib.sha256(json.dumps([port, PROXY_IMAGE, str(directory)]).encode() + template).hexdigest()[:12]
         for found in self._list("proxy"):
-            if found.status == "running" and found.labels.get("windvane.spec") == spec:
-                return []
+            if found.labels.get("windvane.spec") == spec and found.status in ("running", "paused"):
+                if found.status == "running":
+                    return []
+                found.unpause()
+                return [f"{self._config.model}: HAProxy was paused and goes on ({name})"]
             found.remove(force=True)
         self._ensure_proxy_image()
         proxy = self._client.containers.create(
@@ -121,8 +140,11 @@ class ScorerContainers:
         self._start_published(proxy)
         return [f"{self._config.model}: started HAProxy on port {port} ({name})"]
 
-    def rehearse(self, plan: Plan, image: str) -> tuple[int, str, str]:
+    def rehearse(self, plan: Plan, image: str, replay: Path | None = None) -> tuple[int, str, str]:
         """Run the rehearsal in a container like the one that would serve, without a network; status, output and log.
+
+        Args:
+            replay: File with rows to replay.
 
         Raises:
             RehearsalFailed: If it does not end in time.
@@ -131,7 +153,8 @@ class ScorerContainers:
 
         made = self._client.containers.create(
             image,
-            ["windvane.scoring.rehearse", "--bundle", plan.digest],
+            ["windvane.scoring.rehearse", "--bundle", plan.digest, *(["--replay", _REPLAY] if replay else [])],
+            volumes={str(replay): {"bind": _REPLAY, "mode": "ro"}} if replay else {},
             labels=self._labels("rehearsal", version=str(plan.version), digest=plan.digest),
             network_mode="none",
             **self._hardening(),
@@ -162,6 +185,8 @@ class ScorerContainers:
         from docker.errors import NotFound
 
         try:
+            if container.status == "paused":
+                container.unpause()
             container.stop(timeout=_STOP_SECONDS)
             container.remove(force=True)
         except NotFound:
@@ -236,6 +261,15 @@ class ScorerContainers:
         directory.chmod(0o777)
         return directory
 
+    def _key_directory(self) -> Path:
+        """Where the hashes of the API keys are; a key that is added or removed later is seen by a running container."""
+        directory = keys_path(self._settings, self._config.model).parent
+        directory.mkdir(parents=True, exist_ok=True)
+        # the container's user is not this one: it may read here, and nobody else comes past the directory above
+        directory.parent.chmod(0o700)
+        directory.chmod(0o755)
+        return directory
+
     def _hardening(self) -> dict[str, Any]:
         from docker.types import LogConfig
 
@@ -257,3 +291,13 @@ class ScorerContainers:
     def _again(self, container: Any) -> Any:
         container.reload()
         return container
+
+
+def _is_ill(container: Any, *, fails_checks: bool) -> bool:
+    """Whether a running container must be replaced: one that has only just begun may take its time."""
+    state = container.attrs["State"]
+    health = state.get("Health", {}).get("Status")
+    # the engine writes nanoseconds, which are more digits than Python reads
+    started = datetime.strptime(state["StartedAt"][:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+    age_seconds = (datetime.now(UTC) - started).total_seconds()
+    return health == "unhealthy" or (fails_checks and (health == "healthy" or age_seconds > _START_SECONDS))

@@ -28,6 +28,16 @@ pytestmark = [pytest.mark.live, pytest.mark.docker]
 
 BODY = {"dataframe_records": [{"calls": 0.5, "months": 1.0, "customer": "c1"}]}
 SWITCHES = 5
+# not a column operation that is known, so that it runs in the container too, and fails there
+NOT_HERE = """
+import os
+
+
+def features(frame):
+    if os.path.isdir("/bundles"):
+        raise RuntimeError("not here")
+    return frame.apply(lambda column: column)
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,8 +90,7 @@ def plan_for(ledger, version, digest):
 
 def deploy(config, settings, plan):
     package(config, settings, plan)
-    rehearse(config, settings, plan)
-    roll_out(config, settings, plan)
+    roll_out(config, settings, plan, evidence=rehearse(config, settings, plan))
     return promote(config, settings, plan)
 
 
@@ -186,7 +195,7 @@ def test_scored_rows_are_logged_where_the_monitor_collects_them(config, settings
 
 def test_a_version_that_fails_its_rehearsal_takes_no_traffic(config, settings, ledger):
     before = served(config, ledger, settings)
-    broken = make_bundle(settings, seed=3, more_code="\nimport os\nif os.path.isdir('/bundles'):\n    raise RuntimeError('not here')\n")
+    broken = make_bundle(settings, seed=3, more_code=NOT_HERE)
     plan = plan_for(ledger, 90, broken.digest)
     package(config, settings, plan)
     with pytest.raises(RehearsalFailed, match="version 90 failed its rehearsal"):
@@ -197,11 +206,10 @@ def test_a_version_that_fails_its_rehearsal_takes_no_traffic(config, settings, l
 
 def test_a_version_that_does_not_come_up_leaves_the_old_one_serving(config, settings, ledger, monkeypatch):
     before = served(config, ledger, settings)
-    code = "\nimport os\nif os.path.isdir('/bundles'):\n    raise RuntimeError('not here')\n"
-    plan = plan_for(ledger, 91, make_bundle(settings, seed=4, more_code=code).digest)
+    plan = plan_for(ledger, 91, make_bundle(settings, seed=4, more_code=NOT_HERE).digest)
     monkeypatch.setattr("windvane.docker_target._HEALTHY_SECONDS", 6.0)
 
-    with load(url_of(config)) as (_, failures), pytest.raises(RolloutFailed):
+    with load(url_of(config)) as (_, failures), pytest.raises(RolloutFailed, match="not healthy within"):
         roll_out(config, settings, plan)
 
     assert failures == []
@@ -257,10 +265,12 @@ def test_a_killed_rollout_is_finished_by_the_next(config, settings, ledger):
     code = (
         "import json, sys; from windvane.deployment import Plan, roll_out; from windvane.load_config import load_model_config; "
         "from windvane.settings import load_settings; s = load_settings(); "
-        f"roll_out(load_model_config(s.project, {MODEL!r}), s, Plan.from_json(json.loads(sys.argv[1])))"
+        f"roll_out(load_model_config(s.project, {MODEL!r}), s, Plan.from_json(json.loads(sys.argv[1])), evidence=json.loads(sys.argv[2]))"
     )
     package(config, settings, plan)
-    attempt = subprocess.Popen([sys.executable, "-c", code, json.dumps(plan.as_json())], env=environment_of(settings))
+    evidence = rehearse(config, settings, plan)
+    given = [json.dumps(plan.as_json()), json.dumps(evidence)]
+    attempt = subprocess.Popen([sys.executable, "-c", code, *given], env=environment_of(settings))
     while ledger.last(MODEL).action != "shift":
         assert attempt.poll() is None
         time.sleep(0.02)
@@ -269,10 +279,10 @@ def test_a_killed_rollout_is_finished_by_the_next(config, settings, ledger):
     attempt.wait()
     assert ask(url_of(config))[0] == 200
 
-    roll_out(config, settings, plan)
+    roll_out(config, settings, plan, evidence=evidence)
     promote(config, settings, plan)
 
-    assert [row.action for row in ledger.history(MODEL) if row.epoch > plan.epoch] == ["shift", "promote"]
+    assert [row.action for row in ledger.history(MODEL) if row.epoch > plan.epoch] == ["shift", "shift", "promote"]
     assert before != 93
     assert ask(url_of(config)) == (200, "93")
 

@@ -147,3 +147,18 @@ def test_whole_number_ids_meet_the_text_of_the_log(config, settings, lake):
 
 def test_without_predictions_the_join_is_empty(config, lake):
     assert join_outcomes(config, lake, JANUARY).empty
+
+
+def test_milliseconds_reach_a_table_that_did_not_have_them(config, settings, lake):
+    old = pa.table(
+        {"segment": ["s0"], "request_id": ["r0"], "row": [0], "id": ["z"], "received": pa.array([moment(1)], pa.timestamp("us", tz="UTC"))}
+    )
+    lake.replace_rows("tiny", "predictions", old, key="segment", values=["s0"])
+    write_segment(settings, "s1", [scored("a", 1) | {"milliseconds": 1.5}])
+    write_segment(settings, "s2", [scored("b", 1)])
+
+    assert collect_predictions(config, settings, lake) == 2
+
+    found = lake.read("tiny", "predictions").set_index("segment")["milliseconds"]
+    assert found["s1"] == 1.5
+    assert found[["s0", "s2"]].isna().all()

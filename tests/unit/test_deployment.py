@@ -8,6 +8,7 @@ from small_bundle import MODEL, make_config, make_settings
 import windvane.deployment as deploying
 from windvane.deployment import Plan, package, promote, rehearse, revert_expired, roll_out
 from windvane.errors import RehearsalFailed, RolloutFailed, ServiceUnavailable, StaleEpoch
+from windvane.judge_rollout import Check, Judgement
 from windvane.ledger import Ledger
 
 A, B = "a" * 64, "b" * 64
@@ -17,6 +18,7 @@ class FakeTarget:
     """Remembers its calls; fails where it is told to."""
 
     observe_seconds = 60.0
+    in_steps = False
 
     def __init__(self):
         self.calls = []
@@ -31,8 +33,11 @@ class FakeTarget:
     def prepare(self, plan):
         return self._call("prepare", plan)
 
-    def rehearse(self, plan):
+    def rehearse(self, plan, replay=None):
         return self._call("rehearse", plan)
+
+    def counts(self):
+        return {}
 
     def shift(self, release):
         self._call("shift", release)
@@ -54,7 +59,13 @@ class FakeTarget:
 def target(monkeypatch):
     fake = FakeTarget()
     monkeypatch.setattr(deploying, "open_target", lambda config, settings: fake)
+    monkeypatch.setattr(deploying, "rehearse_candidate", lambda config, settings, target, plan, champion: _rehearsed(target, plan))
     return fake
+
+
+def _rehearsed(target, plan):
+    target.rehearse(plan)
+    return {"judgement": {"reason": "all is well"}, "replay": {"loss": None}}
 
 
 @pytest.fixture
@@ -138,7 +149,7 @@ def test_a_failed_rollout_gives_the_traffic_back(settings, ledger, target):
 
     assert rows(ledger)[2:] == [(3, "shift", 2, {2: 100}), (4, "revert", 2, {1: 100})]
     assert target.calls[-1] == ("revert", 2)
-    with pytest.raises(StaleEpoch, match="no shift to promote, found revert: it does not load"):
+    with pytest.raises(StaleEpoch, match="no shift of all traffic to promote, found revert: it does not load"):
         promote(make_config(), settings, plan_of(2, B, epoch=2))
     with pytest.raises(RolloutFailed, match="given up"):
         roll_out(make_config(), settings, plan_of(2, B, epoch=2))
@@ -238,3 +249,91 @@ def test_an_endpoint_that_is_not_there_stops_before_the_ledger_says_anything(set
     with pytest.raises(ServiceUnavailable):
         roll_out(make_config(), settings, plan_of())
     assert rows(ledger) == []
+
+
+@pytest.fixture
+def judge(monkeypatch, target):
+    """Steps, whose bakes end at once with what the test says."""
+    target.in_steps = True
+    said = {"verdicts": {}, "baked": []}
+
+    def bake(config, settings, target, ledger, plan, release, *, began, champion, replay):
+        share = release.traffic[plan.version]
+        said["baked"].append((share, champion, replay))
+        verdict = said["verdicts"].get(share, "advance")
+        return Judgement(verdict, (Check("errors", verdict, "3 of 9 requests failed"),))
+
+    monkeypatch.setattr(deploying, "bake_step", bake)
+    return said
+
+
+def staged(settings, plan, step=roll_out):
+    config = make_config(rollout={"steps": [10, 50, 100], "bake": "1s"})
+    return step(config, settings, plan, evidence={"replay": {"loss": 0.1}})
+
+
+def test_traffic_moves_in_steps_that_are_rows(settings, ledger, target, judge):
+    deploy(settings, plan_of(1, A))
+    assert judge["baked"] == [(100, None, None)]
+    judge["baked"].clear()
+
+    staged(settings, plan_of(2, B, epoch=2))
+    promote(make_config(), settings, plan_of(2, B, epoch=2))
+
+    assert rows(ledger)[2:] == [
+        (3, "shift", 2, {1: 90, 2: 10}),
+        (4, "shift", 2, {1: 50, 2: 50}),
+        (5, "shift", 2, {2: 100}),
+        (6, "promote", 2, {2: 100}),
+    ]
+    assert judge["baked"] == [(10, 1, {"loss": 0.1}), (50, 1, {"loss": 0.1}), (100, 1, {"loss": 0.1})]
+    assert ledger.history(MODEL)[3].evidence["step"]["judgement"]["verdict"] == "advance"
+    assert all(row.until > row.time + timedelta(seconds=60) for row in ledger.history(MODEL)[2:5])
+
+
+@pytest.mark.parametrize("verdict", ["revert", "inconclusive"])
+def test_a_step_that_is_not_good_goes_back_with_its_reason(settings, ledger, target, judge, verdict):
+    deploy(settings, plan_of(1, A))
+    judge["verdicts"][50] = verdict
+
+    with pytest.raises(RolloutFailed, match="version 2 at 50 %: errors: 3 of 9 requests failed"):
+        staged(settings, plan_of(2, B, epoch=2))
+
+    assert rows(ledger)[-2:] == [(4, "shift", 2, {1: 50, 2: 50}), (5, "revert", 2, {1: 100})]
+    assert ledger.last(MODEL).evidence["judgement"]["verdict"] == verdict
+    assert target.calls[-1] == ("revert", 2)
+    with pytest.raises(RolloutFailed, match="given up"):
+        staged(settings, plan_of(2, B, epoch=2))
+
+
+def test_an_attempt_goes_on_at_the_step_where_the_one_before_was_killed(settings, ledger, target, judge):
+    deploy(settings, plan_of(1, A))
+    target.fail["shift"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        staged(settings, plan_of(2, B, epoch=2))
+    target.fail.clear()
+    judge["baked"].clear()
+
+    staged(settings, plan_of(2, B, epoch=2))
+
+    assert [row[3] for row in rows(ledger)[2:]] == [{1: 90, 2: 10}, {1: 50, 2: 50}, {2: 100}]
+    assert [share for share, _, _ in judge["baked"]] == [10, 50, 100]
+
+
+def test_only_all_of_the_traffic_can_be_promoted(settings, ledger, target, judge):
+    deploy(settings, plan_of(1, A))
+    target.fail["shift"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        staged(settings, plan_of(2, B, epoch=2))
+    with pytest.raises(StaleEpoch, match="no shift of all traffic"):
+        promote(make_config(), settings, plan_of(2, B, epoch=2))
+
+
+def test_a_rollback_takes_no_steps(settings, ledger, target, judge):
+    deploy(settings, plan_of(1, A))
+    deploy(settings, plan_of(2, B, epoch=2))
+    judge["baked"].clear()
+    last = ledger.last(MODEL).epoch
+    staged(settings, plan_of(1, A, epoch=last, rollback=True))
+    assert rows(ledger)[-1] == (last + 1, "shift", 1, {1: 100})
+    assert judge["baked"] == []
