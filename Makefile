@@ -26,7 +26,7 @@ digest = $(shell cat $(1) | cksum | tr -c '0-9\n' '-' | sed 's/-*$$//')
 INSTALLED := $(VENV)/installed-$(call digest,requirements.txt pyproject.toml)
 INSTALLED_DEV := $(VENV)/installed-dev-$(call digest,requirements.txt requirements-dev.txt pyproject.toml)
 
-.PHONY: help demo test up down status check format bench lock clean
+.PHONY: help demo test up down status images check format bench lock clean
 
 help:  ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -45,6 +45,9 @@ down: $(INSTALLED)  ## Stop exactly what was started.
 
 status: $(INSTALLED)  ## Tell what runs and what serves.
 	@$(BIN)/windvane status || [ $$? -eq 3 ]
+
+images: $(INSTALLED)  ## Prepare the images of target docker, so that no deployment waits for a download.
+	@$(BIN)/windvane images
 
 check: $(INSTALLED_DEV)  ## Format, lint, types, import contracts, generated files, configs.
 	$(BIN)/ruff format --check

@@ -11,8 +11,10 @@ from windvane.errors import ConfigError
 from windvane.load_config import list_configs, load_config
 from windvane.manage_processes import holder_of, listening
 from windvane.record_platform import Platform
+from windvane.report_state import read_report
 from windvane.settings import Settings
 
+_SILENT_SECONDS = 60.0
 _AIRFLOW_PARTS = {"metadatabase": None, "scheduler": "scheduler", "dag_processor": "dag processor", "triggerer": "triggerer"}
 
 
@@ -24,12 +26,23 @@ def check_health(settings: Settings, platform: Platform) -> dict[str, str]:
     """
     parts = {"airflow": _ask_ours(platform, "airflow", f"{platform.airflow_url}/api/v2/version"), **_airflow_parts(platform)}
     parts["mlflow"] = _ask_ours(platform, "mlflow", f"{platform.mlflow_url}/health")
-    parts["reconciler"] = "ready" if platform.process("reconciler") else "not running"
+    parts["reconciler"] = _reconciler_state(settings, platform)
     for config in good_configs(settings):
         if config.deploy.target != "process":
             continue
         parts[f"endpoint of {config.model}"] = ask(f"http://127.0.0.1:{config.deploy.port}/health", any_status=True)
     return parts
+
+
+def _reconciler_state(settings: Settings, platform: Platform) -> str:
+    """A reconciler that runs and does not look is as good as none."""
+    process = platform.process("reconciler")
+    if process is None:
+        return "not running"
+    seen = read_report(settings).seen
+    began = datetime.fromtimestamp(process.created, UTC)
+    silent_seconds = (datetime.now(UTC) - max(began, seen or began)).total_seconds()
+    return "ready" if silent_seconds < _SILENT_SECONDS else f"has looked at nothing for {silent_seconds:.0f} s"
 
 
 def _airflow_parts(platform: Platform) -> dict[str, str]:

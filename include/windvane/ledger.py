@@ -7,7 +7,7 @@ Each row carries the hash of the row before, so that tampering shows. Times are 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -109,6 +109,11 @@ class Release:
         return _row_values(self) | {"traffic": {str(k): v for k, v in self.traffic.items()}, "evidence": dict(self.evidence)}
 
 
+def settled_row(history: Sequence[Release]) -> Release | None:
+    """The newest row that holds for good: what serves when an unfinished shift is given up."""
+    return next((row for row in reversed(history) if row.until is None), None)
+
+
 class Ledger:
     """Reads and appends rows of the ledger at an SQLAlchemy URL (SQLite or PostgreSQL)."""
 
@@ -140,13 +145,6 @@ class Ledger:
         chosen = select(_releases.c.digest).where(_releases.c.model == model, _releases.c.version == version)
         with self._connect() as connection:
             return connection.scalars(chosen.order_by(_releases.c.epoch.desc()).limit(1)).first()
-
-    def served_at(self, model: str, moment: datetime) -> Release | None:
-        """The row that was the newest at a wall-clock moment."""
-        at = _as_text(moment)
-        chosen = select(_releases).where(_releases.c.model == model, _releases.c.time <= at)
-        rows = self._read(chosen.order_by(_releases.c.epoch.desc()).limit(1))
-        return rows[0] if rows else None
 
     def is_frozen(self, model: str) -> bool:
         """Whether a person froze the model: only a rollback may change what serves."""

@@ -1,15 +1,19 @@
 """Decides which version a deployment is about, and whether it may serve at all."""
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from windvane.config import ModelConfig
 from windvane.errors import BundleError, ConfigError, StaleEpoch
-from windvane.ledger import Ledger, Release
+from windvane.ledger import Ledger, Release, settled_row
 from windvane.settings import Settings
+
+_BACK = "-back"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Plan:
     @property
     def key(self) -> str:
         """Marks the ledger rows of this plan, so that a retry knows its own."""
-        return f"{self.digest[:16]}@{self.epoch}"
+        return f"{self.digest[:16]}@{self.epoch}{_BACK if self.rollback else ''}"
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -51,7 +55,7 @@ class Plan:
 
 
 def resolve_release(config: ModelConfig, settings: Settings, requested: int | str | None, *, actor: str = "windvane") -> Plan:
-    """Find the version to deploy.
+    """Find the version to deploy; a rollback ends the rollout that is under way, if there is one.
 
     Args:
         requested: A version number, `previous` for a rollback, or None for the challenger that passed its gates.
@@ -59,15 +63,20 @@ def resolve_release(config: ModelConfig, settings: Settings, requested: int | st
 
     Raises:
         ConfigError: If there is no such version, or no earlier one.
-        BundleError: If the bundle is missing or damaged, or its gates did not pass and nobody chose it by number.
+        BundleError: If the bundle is missing or damaged, or its gates did not pass and nobody chose it by number. For a rollback
+            the message offers the next older version whose bundle is whole.
         StaleEpoch: If a person froze the model and this is not a rollback.
         ServiceUnavailable: If a version that never served is asked for and MLflow does not answer.
     """
     ledger = Ledger(settings.database)
     try:
         plan = _resolve(ledger, config.model, settings, _parse(requested), actor=actor)
-        if ledger.is_frozen(config.model) and not (plan.rollback or plan.serves):
-            raise StaleEpoch(f"{config.model} is frozen: version {plan.version} is not deployed; unfreeze the model, or roll back")
+        if plan.rollback:
+            return _end_rollout(ledger, plan)
+        if ledger.is_frozen(config.model) and not plan.serves:
+            raise StaleEpoch(
+                f"{config.model} is frozen: version {plan.version} is not deployed; run `windvane unfreeze {config.model}`, or roll back"
+            )
         return plan
     finally:
         ledger.close()
@@ -112,7 +121,7 @@ def _resolve(ledger: Ledger, model: str, settings: Settings, requested: int | st
     if requested == "previous":
         return _previous(history, model, settings, actor=actor)
     if isinstance(requested, int) and (served := _served_before(history, requested)):
-        _check_bundle(settings, served.digest)
+        _check_rollback(history, settings, served)
         return _plan(last, served.version, served.digest, rollback=True, reason=f"version {requested} was asked for", actor=actor)
     version, digest = _registered(settings, model, requested)
     verdict = read_verdict(settings, digest)
@@ -132,18 +141,75 @@ def _resolve(ledger: Ledger, model: str, settings: Settings, requested: int | st
 def _previous(history: list[Release], model: str, settings: Settings, *, actor: str) -> Plan:
     last = history[-1] if history else None
     stack = promoted_versions(history)
-    # during a shift the champion is not the version on its way, so the champion itself is what to go back to
-    older = stack if last and not _settled(last) else stack[:-1]
-    skipped = ""
-    for row in reversed(older):
+    # during a rollout the champion itself is what to go back to, but not during a rollback that was cut off
+    older = stack if last and not _settled(last) and not _planned(last).endswith(_BACK) else stack[:-1]
+    if not older:
+        raise ConfigError([f"{model}: there is no earlier version to roll back to; give a version number as param 'version'"])
+    row = older[-1]
+    _check_rollback(history, settings, row)
+    left = last.version if last and older is stack else stack[-1].version
+    return _plan(last, row.version, row.digest, rollback=True, reason=f"roll back from version {left} to {row.version}", actor=actor)
+
+
+def _end_rollout(ledger: Ledger, plan: Plan) -> Plan:
+    """Give the traffic of an unfinished rollout back in the ledger, which supersedes it before its next step."""
+    while True:
+        last = ledger.last(plan.model)
+        if last is None or last.evidence.get("plan") == plan.key:
+            return plan
+        if _settled(last):
+            return replace(plan, epoch=last.epoch)
         try:
-            _check_bundle(settings, row.digest)
-        except BundleError as exc:
-            skipped = f"; {exc}"
+            before = settled_row(ledger.history(plan.model))
+            reverted = ledger.append(
+                plan.model,
+                expected_epoch=last.epoch,
+                action="revert",
+                version=last.version,
+                digest=last.digest,
+                traffic=before.traffic if before else {},
+                actor=plan.actor,
+                reason=f"a rollback to version {plan.version} supersedes the rollout of version {last.version}",
+            )
+        except StaleEpoch as exc:
+            log.info("the rollout went on while it was ended, trying again: %s", exc)
             continue
-        now = last.serving if last else None
-        return _plan(last, row.version, row.digest, rollback=True, reason=f"roll back from version {now} to {row.version}", actor=actor)
-    raise ConfigError([f"{model}: there is no earlier version to roll back to{skipped}; give a version number as param 'version'"])
+        return replace(plan, epoch=reverted.epoch)
+
+
+def _check_rollback(history: list[Release], settings: Settings, row: Release) -> None:
+    """Refuse bytes that are not those that served, and offer the next older version whose bytes are."""
+    damage = _damage(settings, row.digest)
+    if damage is None:
+        return
+    offer = "no older version is whole: deploy a new one"
+    for older in reversed(_older_than(history, row)):
+        if _damage(settings, older.digest) is None:
+            offer = (
+                f"the next older version that is whole is {older.version}: run `windvane rollback {row.model} --to {older.version}`, "
+                f"or trigger {row.model}__deploy with version: {older.version}"
+            )
+            break
+    raise BundleError(f"{row.model}: version {row.version} cannot be rolled back to: {damage}; nothing was changed; {offer}")
+
+
+def _older_than(history: list[Release], row: Release) -> list[Release]:
+    """The versions promoted before a version was, oldest first; none that was given up by a rollback, nor what serves now."""
+    since: dict[int, int] = {}
+    for promoted in history:
+        if promoted.action == "promote":
+            since.setdefault(promoted.version, promoted.epoch)
+    now = history[-1].serving if _settled(history[-1]) else None
+    before = since.get(row.version, row.epoch)
+    return [held for held in promoted_versions(history) if held.version != now and since.get(held.version, held.epoch) < before]
+
+
+def _damage(settings: Settings, digest: str) -> str | None:
+    try:
+        _check_bundle(settings, digest)
+    except BundleError as exc:
+        return str(exc)
+    return None
 
 
 def _plan(
@@ -151,8 +217,8 @@ def _plan(
 ) -> Plan:
     serves = bool(last and _settled(last) and last.serving == version)
     epoch = last.epoch if last else 0
-    if last and not _settled(last) and last.version == version and last.evidence.get("plan") == f"{digest[:16]}@{epoch - 1}":
-        epoch -= 1  # an earlier attempt was cut off after it began: continue it
+    if last and not _settled(last) and last.version == version:
+        epoch = _begun_at(last, digest, rollback=rollback, otherwise=epoch)
     return Plan(
         model=last.model if last else model,
         version=version,
@@ -166,8 +232,21 @@ def _plan(
     )
 
 
+def _begun_at(row: Release, digest: str, *, rollback: bool, otherwise: int) -> int:
+    """The epoch on which the plan of an unfinished row was based, so that an attempt that was cut off is continued."""
+    bundle, _, rest = _planned(row).partition("@")
+    epoch = rest.removesuffix(_BACK)
+    return int(epoch) if bundle == digest[:16] and epoch.isdecimal() and rollback == rest.endswith(_BACK) else otherwise
+
+
+def _planned(row: Release) -> str:
+    """The key of the plan to which a row belongs."""
+    return str(row.evidence.get("plan", ""))
+
+
 def _settled(row: Release) -> bool:
-    return row.until is None or row.until < datetime.now(UTC)
+    """Whether the row says what should serve for good; a shift does not, also when nobody has reverted it yet."""
+    return row.until is None
 
 
 def _served_before(history: list[Release], version: int) -> Release | None:

@@ -2,13 +2,13 @@
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from windvane.errors import StaleEpoch, StorageError
-from windvane.ledger import Ledger
+from windvane.ledger import Ledger, settled_row
 
 A, B = "a" * 64, "b" * 64
 
@@ -128,13 +128,13 @@ def test_tampering_shows(ledger, path, statement, problem):
     assert problem in "\n".join(ledger.verify("churn"))
 
 
-def test_what_served_at_a_moment_is_the_row_that_was_newest_then(ledger):
-    first = add(ledger, 0)
-    second = add(ledger, 1, version=2, digest=B)
-
-    assert ledger.served_at("churn", first.time - timedelta(seconds=1)) is None
-    assert ledger.served_at("churn", first.time) in (first, second)
-    assert ledger.served_at("churn", second.time) == second
+def test_what_is_given_up_returns_to_the_newest_row_that_holds(ledger):
+    until = datetime(2999, 1, 1, tzinfo=UTC)
+    assert settled_row([]) is None
+    add(ledger, 0)
+    add(ledger, 1, "shift", version=2, digest=B, traffic={1: 90, 2: 10}, until=until)
+    add(ledger, 2, "shift", version=2, digest=B, traffic={1: 50, 2: 50}, until=until)
+    assert settled_row(ledger.history("churn")).epoch == 1
 
 
 def test_a_freeze_holds_until_it_is_lifted(ledger):

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -12,12 +13,13 @@ import psutil
 import pytest
 from small_bundle import MODEL, make_bundle, make_config, make_settings, write_config
 
+import windvane.align_alias as aligning
 import windvane.reconcile as reconciling
 import windvane.register_model as registering
 from windvane.errors import ServiceUnavailable, StorageError
 from windvane.ledger import Ledger
 from windvane.process_target import ProcessTarget, environment_of, fetch_model
-from windvane.reconcile import Reconciler, reconcile
+from windvane.reconcile import Look, Memory, Reconciler, reconcile
 from windvane.resolve_release import Plan
 from windvane.supervise_servers import find_servers
 
@@ -43,9 +45,15 @@ def ledger(settings):
 @pytest.fixture
 def aliases(monkeypatch):
     """Stands in for MLflow: the alias of each model."""
-    known = {}
-    monkeypatch.setattr(registering, "get_alias", lambda settings, model, alias: (known[model], None) if model in known else None)
-    monkeypatch.setattr(reconciling, "sync_alias", lambda settings, model, version: known.update({model: version}))
+    known, digests = {}, {1: A, 2: B}
+
+    def found(settings, model, alias):
+        return (known[model], digests.get(known[model])) if model in known and alias == "champion" else None
+
+    monkeypatch.setattr(aligning, "get_alias", found)
+    monkeypatch.setattr(registering, "get_alias", found)
+    monkeypatch.setattr(aligning, "registered_version", lambda settings, model, digest, version: version)
+    monkeypatch.setattr(aligning, "set_champion_alias", lambda settings, model, version: known.update({model: version}))
     return known
 
 
@@ -79,10 +87,27 @@ def test_a_shift_under_way_moves_no_alias(settings, ledger, aliases):
     assert aliases[MODEL] == 1
 
 
-def test_an_alias_that_was_moved_by_hand_is_moved_back_and_told(settings, ledger, aliases):
+def test_an_alias_that_is_elsewhere_is_moved_and_told(settings, ledger, aliases):
     add(ledger, "promote", 1)
     aliases[MODEL] = 7
     assert reconcile(settings) == [f"{MODEL}: moved the alias 'champion' from version 7 to version 1"]
+
+
+@pytest.mark.parametrize("by_hand", [7, None], ids=["moved", "deleted"])
+def test_an_alias_that_was_changed_by_hand_is_put_back_with_a_warning(settings, ledger, aliases, monkeypatch, by_hand):
+    monkeypatch.setattr(aligning, "_PAUSE_SECONDS", 0)
+    memory = Memory()
+    add(ledger, "promote", 1)
+    aliases[MODEL] = 1
+    assert reconcile(settings, memory=memory) == []
+    aliases.pop(MODEL)
+    if by_hand:
+        aliases[MODEL] = by_hand
+    before = f"version {by_hand}" if by_hand else "nothing"
+    assert reconcile(settings, memory=memory) == [
+        f"{MODEL}: warning: somebody changed the alias in MLflow: moved the alias 'champion' from {before} to version 1"
+    ]
+    assert aliases[MODEL] == 1
 
 
 def test_mlflow_that_does_not_answer_is_told_and_stops_nothing(settings, ledger):
@@ -95,17 +120,34 @@ def test_mlflow_that_does_not_answer_is_told_and_stops_nothing(settings, ledger)
 
 def test_mlflow_is_not_asked_again_while_nothing_changed(settings, ledger, aliases, monkeypatch):
     add(ledger, "promote", 1)
-    known = {}
-    reconcile(settings, aliases_known=known)
+    memory = Memory()
+    reconcile(settings, memory=memory)
+    monkeypatch.setattr(aligning, "get_alias", lambda *args: pytest.fail("asked again"))
     monkeypatch.setattr(registering, "get_alias", lambda *args: pytest.fail("asked again"))
-    assert reconcile(settings, aliases_known=known) == []
+    assert reconcile(settings, memory=memory) == []
+
+
+def test_an_alias_problem_is_said_again_without_asking_again(settings, ledger, aliases, monkeypatch):
+    asked = []
+
+    def deleted(settings, model, digest, version):
+        asked.append(version)
+
+    monkeypatch.setattr(aligning, "registered_version", deleted)
+    add(ledger, "promote", 1)
+    memory = Memory()
+    first = reconcile(settings, memory=memory)
+    assert "version 1, which serves, is not in MLflow any more; it serves on from its bundle" in first[0]
+    assert "there is no such bundle" in first[0]
+    assert reconcile(settings, memory=memory) == first
+    assert asked == [1]
 
 
 def test_a_config_that_cannot_be_read_is_told_and_hides_no_other(settings, ledger, aliases):
     (settings.project / "dags" / "configs" / "broken.yaml").write_text("model: broken\nsteps: 1\n")
     add(ledger, "promote", 1)
     done = reconcile(settings)
-    assert "broken.yaml" in done[0]
+    assert any("broken.yaml" in line for line in done)
     assert aliases[MODEL] == 1
 
 
@@ -123,6 +165,51 @@ def test_two_daemons_of_one_installation_are_refused(settings):
     lock = settings.var / "reconciler.lock"
     with reconciling._only_one(lock), pytest.raises(StorageError, match="another reconciler"), reconciling._only_one(lock):
         pass
+
+
+def test_a_model_that_hangs_or_breaks_keeps_no_other_waiting(settings, ledger, monkeypatch, caplog):
+    for model in ("slow", "broken", "good"):
+        ledger.append(model, expected_epoch=0, action="promote", version=1, digest=A, traffic={1: 100}, actor="test", reason="because")
+    hold, looked = threading.Event(), []
+
+    def look(settings, model, config, memory):
+        looked.append(model)
+        if model == "slow":
+            hold.wait(30)
+        if model == "broken":
+            raise RuntimeError("a defect")
+        return Look(done=[f"{model}: done"])
+
+    monkeypatch.setattr(reconciling, "reconcile_model", look)
+    daemon = Reconciler(settings)
+    daemon._every = 0.5
+    try:
+        first, second = daemon._look_at_all(), daemon._look_at_all()
+    finally:
+        hold.set()
+    assert first == (["good: done"], ["broken: RuntimeError: a defect"])
+    assert second == first
+    assert sorted(looked) == ["broken", "broken", "good", "good", "slow"]
+    assert sorted(daemon._look_at_all()[0]) == ["good: done", "slow: done"]
+    assert "a defect" in caplog.text
+
+
+def test_old_bundles_go_after_a_promotion_and_every_ten_minutes(settings, ledger, aliases, monkeypatch):
+    pruned = []
+    monkeypatch.setattr(reconciling, "retain_releases", lambda settings, config, history: pruned.append(history[-1].epoch) or ["gone"])
+    memory = Memory()
+    add(ledger, "promote", 1)
+    aliases[MODEL] = 1
+    assert reconcile(settings, memory=memory) == ["gone"]
+    assert reconcile(settings, memory=memory) == []
+    add(ledger, "refuse", 1)
+    reconcile(settings, memory=memory)
+    add(ledger, "promote", 1)
+    reconcile(settings, memory=memory)
+    assert pruned == [1, 3]
+    monkeypatch.setattr(reconciling, "_RETAIN_SECONDS", 0)
+    reconcile(settings, memory=memory)
+    assert pruned == [1, 3, 3]
 
 
 def start_daemon(settings):

@@ -4,9 +4,10 @@ import threading
 import pytest
 from training_project import make_project
 
+from windvane.bundle import open_bundle
 from windvane.errors import BundleError, ServiceUnavailable
 from windvane.mlflow_client import connect
-from windvane.register_model import get_alias, register_model, set_champion_alias
+from windvane.register_model import get_alias, register_again, register_model, registered_version, set_champion_alias
 from windvane.snapshot import plan_training
 from windvane.train_model import train_model
 
@@ -68,3 +69,19 @@ def test_mlflow_away_is_named(trained):
     project, _ = trained
     with pytest.raises(ServiceUnavailable, match=r"http://127\.0\.0\.1:9"):
         get_alias(dataclasses.replace(project.settings, mlflow_uri="http://127.0.0.1:9"), "churn", "champion")
+
+
+def test_a_version_that_was_deleted_is_registered_again_from_its_bundle_once(trained):
+    project, result = trained
+    version, bundle = register(trained), open_bundle(project.settings.bundles, result.bundle_digest)
+    assert registered_version(project.settings, "churn", bundle.digest, version=version) == version
+    connect(project.settings).delete_model_version("churn", str(version))
+    assert registered_version(project.settings, "churn", bundle.digest, version=version) is None
+
+    again = [register_again(project.settings, bundle, version=version) for _ in range(2)]
+
+    assert again[0] == again[1] > version
+    assert registered_version(project.settings, "churn", bundle.digest, version=version) == again[0]
+    found = connect(project.settings).get_model_version("churn", str(again[0]))
+    assert found.tags["windvane.serves_as"] == str(version)
+    assert found.run_id == result.run_id, "its run is still there, so it is not recorded again"

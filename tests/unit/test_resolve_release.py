@@ -1,6 +1,7 @@
 """Which version is deployed, and that nothing serves without a passed verdict or a person's word."""
 
 import shutil
+from datetime import UTC, datetime
 
 import pytest
 from small_bundle import MODEL, make_bundle, make_config, make_settings
@@ -9,6 +10,8 @@ import windvane.resolve_release as resolving
 from windvane.errors import BundleError, ConfigError, ServiceUnavailable, StaleEpoch
 from windvane.ledger import Ledger
 from windvane.resolve_release import Plan, promoted_versions, resolve_release
+
+FUTURE = datetime(2999, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -31,9 +34,16 @@ def registry(monkeypatch):
     return known
 
 
-def add(ledger, action, version, digest, **more):
+def add_at(ledger, epoch, action, version, digest, **more):
+    return ledger.append(
+        MODEL, expected_epoch=epoch, action=action, version=version, digest=digest, traffic={version: 100}, actor="test",
+        reason="because", **more,
+    )  # fmt: skip
+
+
+def add(ledger, action, version, digest, *, traffic=None, **more):
     last = ledger.last(MODEL)
-    traffic = {version: 100} if action != "refuse" else last.traffic
+    traffic = traffic or ({version: 100} if action != "refuse" else last.traffic)
     return ledger.append(
         MODEL, expected_epoch=last.epoch if last else 0, action=action, version=version, digest=digest, traffic=traffic,
         actor="test", reason="because", **more,
@@ -109,19 +119,112 @@ def test_rolling_back_twice_goes_two_versions_back(settings, ledger):
     assert [row.version for row in promoted_versions(ledger.history(MODEL))] == [1, 2]
 
 
-def test_rolling_back_during_a_shift_returns_to_the_champion(settings, ledger):
+@pytest.mark.parametrize("year", [2999, 2020], ids=["under way", "past its until"])
+def test_rolling_back_during_a_shift_returns_to_the_champion(settings, ledger, year):
     first, second = make_bundle(settings, seed=1), make_bundle(settings, seed=2)
     add(ledger, "promote", 1, first.digest)
-    add(ledger, "shift", 2, second.digest, until=resolving.datetime(2999, 1, 1, tzinfo=resolving.UTC))
-    assert resolve_release(make_config(), settings, "previous").version == 1
+    add(ledger, "shift", 2, second.digest, until=datetime(year, 1, 1, tzinfo=UTC))
+    plan = resolve_release(make_config(), settings, "previous")
+    assert (plan.version, plan.serves, plan.rollback) == (1, False, True)
 
 
-def test_rolling_back_passes_over_a_version_whose_bundle_is_gone(settings, ledger):
-    bundles = [make_bundle(settings, seed=n) for n in (1, 2, 3)]
-    for version, bundle in enumerate(bundles, start=1):
+def test_the_champion_of_a_canary_can_be_asked_for_by_number(settings, ledger):
+    first, second = make_bundle(settings, seed=1), make_bundle(settings, seed=2)
+    add(ledger, "promote", 1, first.digest)
+    add(ledger, "shift", 2, second.digest, traffic={1: 90, 2: 10}, until=FUTURE)
+    plan = resolve_release(make_config(), settings, 1)
+    assert (plan.version, plan.serves, plan.rollback) == (1, False, True)
+
+
+def test_a_rollback_supersedes_a_rollout_before_its_next_step(settings, ledger, registry):
+    first, second, third = (make_bundle(settings, seed=seed) for seed in (1, 2, 3))
+    add(ledger, "promote", 1, first.digest)
+    add(ledger, "promote", 2, second.digest)
+    registry[None] = (3, third.digest)
+    rollout = resolve_release(make_config(), settings, None)
+    add(ledger, "shift", 3, third.digest, traffic={2: 90, 3: 10}, until=FUTURE, evidence={"plan": rollout.key})
+
+    plan = resolve_release(make_config(), settings, 1, actor="ada")
+
+    ended = ledger.last(MODEL)
+    assert (ended.action, ended.version, ended.traffic, ended.actor) == ("revert", 3, {2: 100}, "ada")
+    assert (plan.version, plan.epoch) == (1, ended.epoch)
+    with pytest.raises(StaleEpoch):
+        add_at(ledger, ended.epoch - 1, "shift", 3, third.digest)
+    assert resolve_release(make_config(), settings, None).epoch == ended.epoch, "the superseded rollout is not continued"
+
+
+def test_a_rollback_that_was_cut_off_is_continued_and_not_turned_round(settings, ledger):
+    bundles = promote_all(settings, ledger, 1, 2)
+    plan = resolve_release(make_config(), settings, "previous")
+    add(ledger, "shift", 1, bundles[1].digest, until=FUTURE, evidence={"plan": plan.key})
+    assert resolve_release(make_config(), settings, "previous") == plan
+    assert len(ledger.history(MODEL)) == 3
+
+
+def test_a_rollout_that_goes_on_while_it_is_ended_is_ended_all_the_same(settings, ledger, monkeypatch):
+    first, second = make_bundle(settings, seed=1), make_bundle(settings, seed=2)
+    add(ledger, "promote", 1, first.digest)
+    add(ledger, "shift", 2, second.digest, traffic={1: 90, 2: 10}, until=FUTURE)
+    real, steps = Ledger.append, [50]
+
+    def append(self, model, **row):
+        if steps:
+            add(ledger, "shift", 2, second.digest, traffic={1: 50, 2: steps.pop()}, until=FUTURE)
+        return real(self, model, **row)
+
+    monkeypatch.setattr(Ledger, "append", append)
+    plan = resolve_release(make_config(), settings, "previous")
+    assert [row.action for row in ledger.history(MODEL)] == ["promote", "shift", "shift", "revert"]
+    assert plan.epoch == 4
+
+
+def promote_all(settings, ledger, *versions):
+    bundles = {version: make_bundle(settings, seed=version) for version in versions}
+    for version, bundle in bundles.items():
         add(ledger, "promote", version, bundle.digest)
+    return bundles
+
+
+@pytest.mark.parametrize("requested", ["previous", 3, "3"])
+def test_rolling_back_to_bad_bytes_is_refused_and_the_next_older_is_offered(settings, ledger, requested):
+    bundles = promote_all(settings, ledger, 1, 2, 3, 4)
+    with (bundles[3].path / "model.skops").open("ab") as file:
+        file.write(b"x")
+    shutil.rmtree(bundles[2].path)
+
+    with pytest.raises(BundleError) as refused:
+        resolve_release(make_config(), settings, requested)
+
+    said = str(refused.value)
+    assert said.startswith(f"{MODEL}: version 3 cannot be rolled back to: {bundles[3].path}/model.skops: its SHA-256 differs")
+    assert f"the next older version that is whole is 1: run `windvane rollback {MODEL} --to 1`" in said
+    assert f"{MODEL}__deploy with version: 1" in said
+    assert resolve_release(make_config(), settings, "1").version == 1, "what was offered is accepted"
+
+
+def test_no_version_is_offered_when_none_is_whole(settings, ledger):
+    bundles = promote_all(settings, ledger, 1, 2)
     shutil.rmtree(bundles[1].path)
-    assert resolve_release(make_config(), settings, "previous").version == 1
+    with pytest.raises(BundleError, match=r"version 1 cannot be rolled back to: .*there is no such bundle.*no older version is whole"):
+        resolve_release(make_config(), settings, "previous")
+
+
+def test_a_version_that_was_given_up_is_not_offered(settings, ledger):
+    bundles = promote_all(settings, ledger, 1, 2)
+    add(ledger, "rollback", 1, bundles[1].digest)
+    bundles |= promote_all(settings, ledger, 3, 4)
+    shutil.rmtree(bundles[3].path)
+    with pytest.raises(BundleError, match="whole is 1:"):
+        resolve_release(make_config(), settings, "previous")
+
+
+def test_what_serves_now_is_not_offered(settings, ledger):
+    bundles = promote_all(settings, ledger, 1, 2, 3)
+    add(ledger, "rollback", 2, bundles[2].digest)
+    shutil.rmtree(bundles[3].path)
+    with pytest.raises(BundleError, match="whole is 1:"):
+        resolve_release(make_config(), settings, 3)
 
 
 @pytest.mark.parametrize("versions", [[], [1]], ids=["nothing served", "first version"])
@@ -143,13 +246,23 @@ def test_a_frozen_model_takes_only_a_rollback(settings, ledger, registry):
     assert resolve_release(make_config(), settings, "previous").version == 1
 
 
-def test_an_attempt_that_was_cut_off_is_continued(settings, ledger, registry):
-    digest = make_bundle(settings).digest
-    registry[None] = (1, digest)
+@pytest.mark.parametrize("year", [2999, 2020], ids=["under way", "past its until"])
+def test_an_attempt_that_was_cut_off_is_continued_from_any_of_its_steps(settings, ledger, registry, year):
+    champion, digest = make_bundle(settings, seed=1).digest, make_bundle(settings, seed=2).digest
+    add(ledger, "promote", 1, champion)
+    registry[None] = (2, digest)
     plan = resolve_release(make_config(), settings, None)
-    until = resolving.datetime(2999, 1, 1, tzinfo=resolving.UTC)
-    add(ledger, "shift", 1, digest, until=until, evidence={"plan": plan.key})
+    for percent in (10, 50):
+        traffic = {1: 100 - percent, 2: percent}
+        add(ledger, "shift", 2, digest, traffic=traffic, until=datetime(year, 1, 1, tzinfo=UTC), evidence={"plan": plan.key})
     assert resolve_release(make_config(), settings, None) == plan
+
+
+def test_an_attempt_of_other_bytes_is_not_continued(settings, ledger, registry):
+    add(ledger, "promote", 1, make_bundle(settings, seed=1).digest)
+    add(ledger, "shift", 2, "f" * 64, traffic={1: 90, 2: 10}, until=FUTURE, evidence={"plan": f"{'f' * 16}@1"})
+    registry[None] = (2, make_bundle(settings, seed=2).digest)
+    assert resolve_release(make_config(), settings, None).epoch == 2
 
 
 def test_nonsense_is_no_version(settings):
