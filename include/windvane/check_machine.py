@@ -15,14 +15,16 @@ from typing import Literal
 
 import psutil
 import requests
+from packaging.requirements import Requirement
 
 from windvane.call_local import local_session
 from windvane.errors import ConfigError
 from windvane.load_config import list_configs, load_config
-from windvane.prepare_platform import AIRFLOW_PORT, MLFLOW_PORT, is_free
+from windvane.prepare_platform import AIRFLOW_PORT, MLFLOW_PORT, asked_port, is_free
 from windvane.record_platform import read_platform
 from windvane.settings import REPOSITORY, Settings
 
+_SHOWN = 10
 _MIN_FREE_GB = 2.0
 _MIN_MEMORY_GB = 3.0
 _MAX_CLOCK_SKEW_SECONDS = 10.0
@@ -64,17 +66,22 @@ def _python() -> Iterator[Finding]:
 def _packages(lock: Path) -> Iterator[Finding]:
     different = []
     for line in lock.read_text(encoding="utf-8").splitlines() if lock.is_file() else ():
-        name, separator, wanted = line.split(";")[0].partition("==")
-        if not separator or line.startswith((" ", "#")):
+        if "==" not in line or line.startswith((" ", "#", "-")):
             continue
+        pin = Requirement(line.partition(" #")[0])
+        if pin.marker and not pin.marker.evaluate():
+            continue  # for another platform or another Python
         try:
-            found = version(name.strip().partition("[")[0])
+            found = f"is {version(pin.name)}"
         except PackageNotFoundError:
-            found = "nothing"
-        if found != wanted.strip():
-            different.append(f"{name.strip()} is {found}, pinned is {wanted.strip()}")
+            found = "is not installed"
+        wanted = next(iter(pin.specifier)).version
+        if found != f"is {wanted}":
+            different.append(f"{pin.name} {found}, pinned is {wanted}")
     if different:
-        yield Finding("problem", "packages", f"{'; '.join(different[:10])}; `make .venv` installs the pinned ones")
+        more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+        fix = "`rm -f .venv/installed-*; make up` installs the pinned ones"
+        yield Finding("problem", "packages", f"{'; '.join(different[:_SHOWN])}{more}; {fix}")
     else:
         yield Finding("ok", "packages", "are as pinned in requirements.txt")
 
@@ -93,7 +100,11 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     started = read_platform(settings.var)
     ours = set(started.ports.values()) if started else set()
     for name, default in (AIRFLOW_PORT, MLFLOW_PORT):
-        port = int(os.environ.get(name) or default)
+        try:
+            port = asked_port(name, os.environ) or default
+        except ConfigError as exc:
+            yield Finding("problem", name, exc.problems[0].removeprefix(f"{name}: "))
+            continue
         if port not in ours and not is_free(port):
             yield Finding("warning", name, f"port {port} is taken; `windvane up` uses the next free one unless {name} is set")
 

@@ -4,14 +4,43 @@ The reference page, `dags/configs/schema.json` and the error messages are made f
 """
 
 import hashlib
+import math
+import re
 from datetime import UTC, date, datetime, timedelta
 from keyword import iskeyword
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from windvane.windows import parse_duration
+
+MODEL_PATTERN = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
+SUITE_PATTERN = r"^[a-z][a-z0-9_]*$"
+
+
+class FieldsClash(ValueError):
+    """Fields of a section that are right each and wrong together.
+
+    Args:
+        message: What is wrong, and the fix.
+        fields: The names of the fields.
+    """
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 def _duration(value: Any) -> timedelta:
@@ -30,12 +59,30 @@ def _shortest(value: timedelta) -> str:
 
 def _moment(value: Any) -> datetime:
     if isinstance(value, str):
-        value = datetime.fromisoformat(value)
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as exc:
+            raise ValueError(f"got {value!r} ({exc}), allowed is {_A_MOMENT}") from exc
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    raise ValueError(f"got {value!r}, allowed is a date such as 2013-01-01 or 2013-01-01T06:00:00Z")
+    raise ValueError(f"got {value!r}, allowed is {_A_MOMENT}")
+
+
+def _cron(value: Any) -> str:
+    from croniter import croniter  # type: ignore[import-untyped]
+
+    if isinstance(value, str) and (value in _CRON_NAMES or (len(value.split()) == 5 and croniter.is_valid(value))):
+        return value
+    allowed = f"a cron of five fields in UTC, such as '0 3 * * 1' for Mondays at 3:00, or one of {', '.join(_CRON_NAMES)}"
+    raise ValueError(f"got {value!r}, allowed is {allowed}")
+
+
+def _nothing(value: Any) -> tuple[()]:
+    if value in (None, [], ()):
+        return ()
+    raise ValueError(f"got {value!r}, it must be empty in this version; remove it")
 
 
 def _model_name(value: str) -> str:
@@ -44,6 +91,9 @@ def _model_name(value: str) -> str:
     return value
 
 
+_A_MOMENT = "a date such as 2013-01-01 or 2013-01-01T06:00:00Z"
+_CRON_NAMES = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
@@ -51,49 +101,79 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^([0-9]+[wdhms])+$"}),
 ]
 Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date"})]
-ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=63), AfterValidator(_model_name)]
-Cron = Annotated[str, Field(pattern=r"^(@(hourly|daily|weekly|monthly|quarterly|yearly)|\S+ \S+ \S+ \S+ \S+)$")]
+ModelName = Annotated[str, Field(pattern=MODEL_PATTERN, max_length=63), AfterValidator(_model_name)]
+Cron = Annotated[
+    str,
+    BeforeValidator(_cron),
+    WithJsonSchema({"type": "string", "pattern": r"^(@(hourly|daily|weekly|monthly|quarterly|yearly)|\S+ \S+ \S+ \S+ \S+)$"}),
+]
 Identifier = Annotated[str, Field(min_length=1, max_length=250)]
 
 
 _PATH = "Path or glob, absolute or relative to the project; `{start:%Y-%m}` and `{end:%Y-%m}` stand for the window's ends."
 
 
-class Section(BaseModel):
+class Part(BaseModel):
     """A part of the YAML: unknown fields are refused, values never change after parsing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PythonSource(Section):
+class Section(Part):
+    """A part of the YAML that may have numbers, which are taken as they are written: none in quotes, no 1 for true."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        _refuse_conversion(value, cls.model_fields[str(info.field_name)].annotation)
+        return value
+
+
+def _refuse_conversion(value: Any, annotation: Any) -> None:
+    """Refuse what pydantic would turn into a number or a truth value: texts, `1.0` for 1, 1 for true; and NaN and infinity."""
+    if get_origin(annotation) is tuple:
+        for item in value if isinstance(value, list) else ():
+            _refuse_conversion(item, next(iter(get_args(annotation)), None))
+        return
+    kind = next((part for part in (annotation, *get_args(annotation)) if part in (bool, int, float)), None)
+    if kind is None or value is None:
+        return
+    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not right or (kind is not bool and (isinstance(value, bool) or not math.isfinite(value))):
+        allowed = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        quoted = isinstance(value, str) and re.fullmatch(r"true|false|[-+]?[0-9.]+", value)
+        raise ValueError(f"got {value!r}, allowed is {allowed}{', without quotes' if quoted else ''}")
+
+
+class PythonSource(Part):
     """The function `read(window, connection)` of the model's Python file."""
 
     type: Literal["python"] = "python"
     connection: str | None = Field(None, description="Airflow connection id handed to `read` as a URI; default none.")
 
 
-class CsvSource(Section):
-    """CSV files."""
+class CsvSource(Part):
+    """CSV files; of each, the rows are read whose `data.time` lies in the run's window."""
 
     type: Literal["csv"]
     path: str = Field(description=_PATH)
 
 
-class ParquetSource(Section):
-    """Parquet files."""
+class ParquetSource(Part):
+    """Parquet files; of each, the rows are read whose `data.time` lies in the run's window."""
 
     type: Literal["parquet"]
     path: str = Field(description=_PATH)
 
 
-class DeltaSource(Section):
+class DeltaSource(Part):
     """A Delta table that somebody else writes."""
 
     type: Literal["delta"]
     uri: str = Field(description="Path or URI of the table; rows of the window are read by `data.time`.")
 
 
-class SqlSource(Section):
+class SqlSource(Part):
     """A query on a database."""
 
     type: Literal["sql"]
@@ -125,12 +205,26 @@ class Data(Section):
     time: Identifier = Field(description="Column with the row's own time, in UTC.")
     label: Identifier = Field(description="Column to predict; null where the outcome is not known.")
     label_delay: Duration = Field(timedelta(0), description="How long after `time` the outcome is complete; default 0d.")
-    suite: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] | None = Field(
+    suite: Annotated[str, Field(pattern=SUITE_PATTERN)] | None = Field(
         None, description="Great Expectations suite: the name of a file in expectations/<model>/, without .json; default none."
     )
     on_invalid: Literal["quarantine_rows", "quarantine_batch"] = Field(
         "quarantine_rows", description="Keep the valid rows and quarantine the others, or refuse the whole batch; default quarantine_rows."
     )
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "Data":
+        for one, other in (("time", "label"), ("id", "time"), ("id", "label")):
+            name = getattr(self, one)
+            if name == getattr(self, other):
+                raise FieldsClash(f"{one} and {other} are both '{name}'; name a column of its own for each", one, other)
+        return self
+
+    @model_validator(mode="after")
+    def _start_before_end(self) -> "Data":
+        if self.start and self.end and self.start >= self.end:
+            raise FieldsClash(f"end must be after start ({self.start:%Y-%m-%d}), got {self.end:%Y-%m-%d}", "end", "start")
+        return self
 
 
 class Search(Section):
@@ -152,7 +246,7 @@ class Train(Section):
     def _holdout_fits(self) -> "Train":
         if not timedelta(0) < self.holdout < self.window:
             got, window = _shortest(self.holdout), _shortest(self.window)
-            raise ValueError(f"holdout must be longer than 0 and shorter than window ({window}), got {got}")
+            raise FieldsClash(f"holdout must be longer than 0 and shorter than window ({window}), got {got}", "holdout", "window")
         return self
 
 
@@ -200,12 +294,18 @@ class Limits(Section):
 
 
 class Rollout(Section):
-    """How traffic moves to a new version; accepted and not used in this version, which moves it from 0 to 100 at once."""
+    """How traffic moves to a new version; target process holds one version and has no steps."""
 
-    shadow: int = Field(500, ge=0, description="Logged requests replayed to the candidate before it takes traffic; default 500.")
-    steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field((100,), description="Percent of traffic, rising to 100; default [100].")
-    bake: Duration = Field(timedelta(seconds=30), description="How long each step is watched; default 30s.")
-    min_requests: int = Field(200, ge=0, description="Requests that a step must see; default 200.")
+    shadow: int = Field(500, ge=0, description="Newest logged rows replayed to candidate and champion before traffic moves; default 500.")
+    steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        (10, 50, 100), description="Percent of traffic, rising to 100 (target docker); default [10, 50, 100]."
+    )
+    bake: Duration = Field(timedelta(seconds=30), description="How long each step is watched (target docker); default 30s.")
+    min_requests: int = Field(
+        200,
+        ge=0,
+        description="Requests that a step must see, replayed rows counted where live ones are fewer (target docker); default 200.",
+    )
 
     @model_validator(mode="after")
     def _steps_rise(self) -> "Rollout":
@@ -221,7 +321,7 @@ class Deploy(Section):
         "process", description="Server process, or Docker containers behind HAProxy; default process."
     )
     port: int = Field(8100, ge=1, le=65535, description="Port on 127.0.0.1 where the model answers; unique among the models; default 8100.")
-    rollout: Rollout = Field(default_factory=Rollout, description="How traffic moves to a new version; not used yet.")
+    rollout: Rollout = Field(default_factory=Rollout, description="How traffic moves to a new version.")
     replicas: int = Field(1, ge=1, le=64, description="Containers per version (target docker); default 1.")
     limits: Limits = Field(default_factory=Limits, description="Limits of one container (target docker).")
 
@@ -246,7 +346,12 @@ class Retrain(Section):
     @model_validator(mode="after")
     def _scheduled(self) -> "Retrain":
         if "schedule" in self.on and self.schedule is None:
-            raise ValueError("on has 'schedule', but retrain.schedule is not set; give a cron such as '0 3 * * 1'")
+            raise FieldsClash("on has 'schedule', but retrain.schedule is not set; give a cron such as '0 3 * * 1'", "on", "schedule")
+        if self.schedule is not None and "schedule" not in self.on:
+            wanted = ", ".join([*self.on, "schedule"])
+            raise FieldsClash(
+                f"schedule is set, but on does not have 'schedule'; write on: [{wanted}] or remove schedule", "schedule", "on"
+            )
         return self
 
 
@@ -265,7 +370,7 @@ class ModelConfig(Section):
     deploy: Deploy = Field(default_factory=Deploy, description="Where and how the champion serves.")
     monitor: Monitor = Field(default_factory=Monitor, description="How the champion is watched.")
     retrain: Retrain = Field(default_factory=Retrain, description="What starts a training.")
-    alerts: tuple[()] = Field((), description="Reserved: must be empty in this version.")
+    alerts: Annotated[tuple[()], BeforeValidator(_nothing)] = Field((), description="Reserved: must be empty in this version.")
 
     @property
     def metric(self) -> str:

@@ -6,9 +6,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from windvane.config import ModelName, code_path, config_path
 from windvane.errors import ConfigError
-from windvane.load_config import list_configs, load_config
+from windvane.load_config import list_configs, read_config
 
-_FIRST_PORT = 8100
+FIRST_PORT = 8100
 
 _CONFIG = """# yaml-language-server: $schema=./schema.json
 model: {model}
@@ -17,7 +17,7 @@ owner: {model}-team
 task: binary_classification             # or multiclass_classification, regression
 data:
   source: {{type: python}}                # read() of include/models/{model}.py
-  schedule: "@daily"
+  schedule: null                        # or a cron in UTC, such as "@daily": each run ingests the day before
   id: id                                # a column that identifies a row; never a feature
   time: time                            # the row's own time, UTC
   label: label                          # null where the outcome is not known yet
@@ -26,16 +26,17 @@ deploy:
   port: {port}
 """
 
+_UNWRITTEN = 'raise NotImplementedError("write read() first")'
+
 _CODE = '''"""What {model} predicts from what."""
 
-import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import Pipeline
 
 
 def read(window, connection):
-    """Return the rows with window.start <= time < window.end: id, time, label and whatever the pipeline uses."""
-    return pd.DataFrame({{"id": pd.Series(dtype="str"), "time": pd.Series(dtype="datetime64[us, UTC]"), "label": pd.Series(dtype="float")}})
+    """Return a DataFrame of the rows with window.start <= time < window.end: id, time, label and whatever the pipeline uses."""
+    {unwritten}
 
 
 def build_pipeline(params):
@@ -56,11 +57,12 @@ def new_model(project: Path, model: str) -> list[Path]:
     try:
         TypeAdapter(ModelName).validate_python(model)
     except ValidationError as exc:
-        message = exc.errors(include_url=False)[0]["msg"]
-        raise ConfigError([f"model: got {model!r}, allowed are names such as flight_delay: {message}"]) from exc
+        error = exc.errors(include_url=False)[0]
+        why = error["msg"] if error["type"] == "value_error" else "small letters, digits and single '_', at most 63 characters"
+        raise ConfigError([f"model: got {model!r}, allowed are names such as flight_delay: {why}"]) from exc
     files = {
         config_path(project, model): _CONFIG.format(model=model, port=_free_port(project)),
-        code_path(project, model): _CODE.format(model=model),
+        code_path(project, model): _CODE.format(model=model, unwritten=_UNWRITTEN),
     }
     there = [str(path) for path in files if path.exists()]
     if there:
@@ -71,11 +73,12 @@ def new_model(project: Path, model: str) -> list[Path]:
     return list(files)
 
 
+def is_template(path: Path) -> bool:
+    """Whether a model file's `read` was not written yet."""
+    return path.is_file() and _UNWRITTEN in path.read_text(encoding="utf-8", errors="replace")
+
+
 def _free_port(project: Path) -> int:
-    taken = set()
-    for path in list_configs(project):
-        try:
-            taken.add(load_config(path).deploy.port)
-        except ConfigError:
-            continue  # its port is not known; `windvane check` reports the config
-    return next(port for port in range(_FIRST_PORT, 65536) if port not in taken)
+    readings = [read_config(path) for path in list_configs(project)]
+    taken = {reading.config.deploy.port for reading in readings if reading.config}
+    return next(port for port in range(FIRST_PORT, 65536) if port not in taken)

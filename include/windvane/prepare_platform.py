@@ -91,6 +91,18 @@ def is_free(port: int) -> bool:
     return True
 
 
+def asked_port(name: str, environ: Mapping[str, str]) -> int | None:
+    """The port that a setting asks for; None when it asks for none.
+
+    Raises:
+        ConfigError: If it is no port.
+    """
+    asked = environ.get(name)
+    if asked and (not asked.isdigit() or not 1 <= int(asked) <= 65535):
+        raise ConfigError([f"{name}: got {asked!r}, allowed is a port from 1 to 65535"])
+    return int(asked) if asked else None
+
+
 def choose_port(
     what: str, setting: tuple[str, int], *, environ: Mapping[str, str], reserved: Iterable[int], before: int | None = None
 ) -> tuple[int, str | None]:
@@ -110,14 +122,11 @@ def choose_port(
         ConfigError: If the port that was asked for is taken or is no port.
     """
     name, default = setting
-    asked = environ.get(name)
+    asked = asked_port(name, environ)
     if asked:
-        if not asked.isdigit() or not 1 <= int(asked) <= 65535:
-            raise ConfigError([f"{name}: got {asked!r}, allowed is a port from 1 to 65535"])
-        if not is_free(int(asked)):
-            holder = holder_of(int(asked))
-            raise ConfigError([f"{name}: port {asked} for {what} is taken by {holder}; stop it or set {name} to a free port"])
-        return int(asked), None
+        if not is_free(asked):
+            raise ConfigError([f"{name}: port {asked} for {what} is taken by {holder_of(asked)}; stop it or set {name} to a free port"])
+        return asked, None
     taken = set(reserved)
     for port in ([before] if before else []) + list(range(default, min(default + _PORTS_TRIED, 65536))):
         if port not in taken and is_free(port):

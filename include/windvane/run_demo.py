@@ -19,7 +19,7 @@ from windvane.errors import ConfigError, WindvaneError
 from windvane.judge_demo import endpoint_version, judge_demo, serving_version
 from windvane.lake import Lake
 from windvane.ledger import Ledger
-from windvane.load_config import load_model_config
+from windvane.load_config import check_target, load_model_config, read_target
 from windvane.model_code import load_model_code
 from windvane.prepare_platform import load_secrets
 from windvane.record_platform import Platform, of_platform
@@ -54,10 +54,14 @@ def run_demo(*, until: str, target: str | None = None) -> int:
 
     Returns:
         The exit status: 0 only if every step did what it should.
+
+    Raises:
+        ConfigError: If there is no such month or target; then nothing was touched.
     """
     months = _months(until)
-    if target:
-        os.environ["WINDVANE_TARGET"] = target
+    if check_target(target, "--target"):
+        os.environ["WINDVANE_TARGET"] = str(target)
+    read_target()
     settings = load_settings()
     story: _Story | None = None
     with Progress(lambda: draw_picture(story.step, story.watcher.unfinished(), story.traffic) if story else "") as progress:

@@ -12,6 +12,7 @@ from pathlib import Path
 from windvane import prepare_platform
 from windvane.check_health import ask, check_health, good_configs
 from windvane.errors import ConfigError, ServiceUnavailable, StorageError
+from windvane.load_config import read_target
 from windvane.manage_processes import Managed, holder_of, is_alive, listening, start_process, stop_processes
 from windvane.record_platform import Platform, read_platform, write_platform
 from windvane.settings import Settings
@@ -27,9 +28,13 @@ def start_platform(settings: Settings, *, say: Say = print, environ: Mapping[str
     """Start what does not run yet and wait until all of it answers; when all of it does, nothing is done.
 
     Raises:
-        ConfigError: If a port is taken, or another `windvane up` is at work.
+        ConfigError: If a setting of the environment is wrong, before anything is touched; if a port is taken, or another
+            `windvane up` is at work.
         ServiceUnavailable: If something does not start; with the end of its log.
     """
+    read_target(environ)
+    for setting, _ in (prepare_platform.AIRFLOW_PORT, prepare_platform.MLFLOW_PORT):
+        prepare_platform.asked_port(setting, environ)
     _make_directories(settings)
     with _only_one(settings.var):
         fingerprint = prepare_platform.fingerprint(settings, environ=environ)

@@ -90,7 +90,7 @@ def plan_training(config: ModelConfig, code: ModelCode, lake: Lake, *, window: W
 
     Args:
         window: Training window with the holdout as its tail; default: it ends where outcomes are complete, at the
-            watermark minus `data.label_delay`, and is `train.window` long.
+            watermark minus `data.label_delay`, and is `train.window` long, or begins at `data.start`.
 
     Raises:
         NotEnoughData: If nothing was ingested, or there are no labelled rows (of two classes) to train and to judge on.
@@ -101,7 +101,7 @@ def plan_training(config: ModelConfig, code: ModelCode, lake: Lake, *, window: W
         raise NotEnoughData(f"{config.model}: nothing was ingested yet; run {config.model}__ingest first")
     if window is None:
         end = watermark - config.data.label_delay
-        window = Window(end - config.train.window, end)
+        window = _from_first_data(Window(end - config.train.window, end), config)
     holdout = window.tail(config.train.holdout)
     if holdout.start <= window.start:
         raise ConfigError([f"params: the window {window} must be longer than train.holdout ({config.train.holdout}); give a longer one"])
@@ -118,6 +118,12 @@ def plan_training(config: ModelConfig, code: ModelCode, lake: Lake, *, window: W
     )
     _require_labels(config, lake, snapshot)
     return snapshot
+
+
+def _from_first_data(window: Window, config: ModelConfig) -> Window:
+    """The window without what lies before `data.start`, if that leaves something before the holdout."""
+    first = config.data.start
+    return Window(first, window.end) if first and window.start < first < window.end - config.train.holdout else window
 
 
 def read_snapshot(config: ModelConfig, code: ModelCode, lake: Lake, snapshot: Snapshot) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,15 +1,20 @@
 """The last words of the demo: what serves, why, where to look, how to stop."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from windvane.bundle import open_bundle
 from windvane.config import ModelConfig
 from windvane.lake import Lake
-from windvane.ledger import Ledger
+from windvane.ledger import Ledger, Release
 from windvane.record_platform import Platform
 from windvane.send_traffic import TrafficSender
 from windvane.settings import Settings
+
+_CHANGES = {"promote": "version {}", "rollback": "back to version {}", "revert": "version {} was taken back"}
+_ENDS = {"promote": "promoted", "revert": "taken back", "refuse": "refused"}
 
 
 def summarize_demo(config: ModelConfig, settings: Settings, platform: Platform, traffic: TrafficSender, *, problems: Sequence[str]) -> str:
@@ -20,9 +25,7 @@ def summarize_demo(config: ModelConfig, settings: Settings, platform: Platform, 
     serving = row.serving if row else None
     digest = ledger.digest_of(config.model, serving) if serving is not None else None
     lines += _serving_lines(settings, serving, digest)
-    promotions = [f"version {r.version}" for r in ledger.history(config.model) if r.action == "promote"]
-    lines.append(f"Promoted in this order   {', '.join(promotions) or 'none'}")
-    lines += _decision_lines(config, settings)
+    lines += _told(config, settings, ledger)
     lines += _traffic_lines(traffic)
     endpoint = f"http://127.0.0.1:{config.deploy.port}/invocations"
     lines += [
@@ -50,12 +53,48 @@ def _serving_lines(settings: Settings, serving: int | None, digest: str | None) 
     return [f"Serves                   version {serving}, bundle {digest[:12]}", f"Its metrics on holdout   {shown}"]
 
 
-def _decision_lines(config: ModelConfig, settings: Settings) -> list[str]:
+def _told(config: ModelConfig, settings: Settings, ledger: Ledger) -> list[str]:
+    """What served one after the other, and for each month what was decided and what became of it."""
+    history = ledger.history(config.model)
+    changes = [_CHANGES[release.action].format(release.version) for release in history if release.action in _CHANGES]
+    return [f"Changes of what serves   {', '.join(changes) or 'none'}", *_decision_lines(config, settings, history)]
+
+
+def _decision_lines(config: ModelConfig, settings: Settings, history: Sequence[Release]) -> list[str]:
     decisions = Lake(settings.lake).read(config.model, "decisions")
     if not len(decisions):
         return ["Decisions                none"]
-    rows = decisions.sort_values("window_start").to_dict("records")
-    return ["Decisions", *(f"  {row['window_start']:%B %Y}: {row['decision']}: {row['reason']}" for row in rows)]
+    trainings = list(_trainings(config, settings))
+    lines = ["Decisions"]
+    for row in decisions.sort_values("window_start").to_dict("records"):
+        lines.append(f"  {row['window_start']:%B %Y}: {row['decision']}: {row['reason']}")
+        if row["decision"] == "retrain":
+            results = [_result(verdict, history) for until, verdict in trainings if row["window_start"] < until <= row["window_end"]]
+            lines += [f"    -> {result}" for result in results or ["no challenger was judged"]]
+    return lines
+
+
+def _trainings(config: ModelConfig, settings: Settings) -> Iterator[tuple[datetime, Mapping[str, Any]]]:
+    """What the gates said of each challenger, and until when it was judged: from what the tasks of the train DAG left."""
+    runs = settings.reports / config.model / "runs" / f"{config.model}__train"
+    for gate in sorted(runs.glob("*/gate.json"), key=lambda path: path.stat().st_mtime):
+        plan = gate.with_name("plan.json")
+        if plan.is_file():
+            holdout = json.loads(plan.read_text(encoding="utf-8"))["holdout"]
+            yield datetime.fromisoformat(holdout["window_end"]), json.loads(gate.read_text(encoding="utf-8"))
+
+
+def _result(verdict: Mapping[str, Any], history: Sequence[Release]) -> str:
+    """What became of a challenger."""
+    version = verdict["version"]
+    if not verdict["passed"]:
+        return f"version {version} was refused: {'; '.join(gate['reason'] for gate in verdict['gates'] if not gate['passed'])}"
+    rows = [release for release in history if release.version == version and release.action in _ENDS]
+    if not rows:
+        return f"version {version} passed its gates and was not deployed"
+    if any(release.action == "promote" for release in rows):
+        return f"version {version} was promoted"
+    return f"version {version} was {_ENDS[rows[-1].action]}: {rows[-1].reason}"
 
 
 def _traffic_lines(traffic: TrafficSender) -> list[str]:

@@ -17,5 +17,5 @@ def build_platform_dags(*, only: str | None = None) -> dict[str, DAG]:
         tags=["windvane", "platform"],
         max_active_runs=1,
     ) as dag:
-        ReconcileOperator(task_id="reconcile")
+        ReconcileOperator(task_id="reconcile", retries=0)
     return {dag_id: dag}

@@ -5,13 +5,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
+from windvane.errors import ConfigError
 from windvane.settings import REPOSITORY
 from windvane_airflow.build_dags import build_dags
+from windvane_airflow.build_platform_dags import build_platform_dags
+from windvane_airflow.operators.model_operator import refuse_unknown_conf
 
 MINIMAL = "model: {model}\ntask: regression\ndata: {{time: at, label: y{data}}}\n"
 
@@ -111,6 +116,54 @@ def test_data_errors_fail_fast_and_infrastructure_is_retried() -> None:
     assert decide(DataError("empty"), 1, 3).action is RetryAction.FAIL
     assert decide(ServiceUnavailable("MLflow"), 1, 3).action is RetryAction.RETRY
     assert decide(OSError("unknown"), 1, 3).action is RetryAction.DEFAULT
+
+
+def trigger(dag: DAG, conf: dict[str, object]) -> dict[str, object]:
+    """What the first task of a run sees when it was triggered with a conf, as far as it looks at it."""
+    return {"dag": dag, "dag_run": SimpleNamespace(conf=conf), "params": {**dag.params.dump(), **conf}}
+
+
+def first_task(dag: DAG) -> Any:
+    (root,) = dag.roots
+    return root
+
+
+@pytest.mark.parametrize("kind", ["ingest", "train", "deploy", "monitor", "score", "wait", "approve"])
+def test_a_key_that_the_dag_does_not_know_fails_its_first_task(tmp_path: Path, kind: str) -> None:
+    config = MINIMAL.format(model="strict", data=", wait_for: {type: file, path: 'in/{start:%Y}.csv'}" if kind == "wait" else "")
+    config += "approval: {required: true}\n" if kind == "approve" else ""
+    dag = build_dags(project_with(tmp_path, strict=config))[f"strict__{ {'wait': 'ingest', 'approve': 'deploy'}.get(kind, kind) }"]
+    known = "version" if "version" in dag.params else "window_start"
+    mistyped = known[:-2] + known[-1] + known[-2]
+    with pytest.raises(ConfigError, match=f"conf: unknown key '{mistyped}' - did you mean '{known}'"):
+        first_task(dag).execute(trigger(dag, {mistyped: "previous", known: None}))
+
+
+def test_a_run_of_the_reconciler_takes_no_conf() -> None:
+    (dag,) = build_platform_dags().values()
+    with pytest.raises(ConfigError, match="conf: unknown key 'model'; allowed: none"):
+        first_task(dag).execute(trigger(dag, {"model": "churn"}))
+    assert first_task(dag).retries == 0
+
+
+@pytest.mark.parametrize("conf", [None, {}, {"window_start": None, "window_end": None}])
+def test_keys_that_the_dag_knows_are_let_through(conf: dict[str, object] | None) -> None:
+    dag = build_dags(REPOSITORY)["flight_delay__train"]
+    refuse_unknown_conf({"dag": dag, "dag_run": SimpleNamespace(conf=conf)})
+
+
+def test_a_config_error_is_not_retried() -> None:
+    from airflow.sdk import RetryAction
+
+    for dag in build_dags(REPOSITORY).values():
+        assert first_task(dag).retry_policy.evaluate(ConfigError(["conf: unknown key 'versoin'"]), 1, 3).action is RetryAction.FAIL
+
+
+def test_a_cron_that_no_clock_knows_hides_no_other_model(tmp_path: Path) -> None:
+    project = project_with(
+        tmp_path, bad=MINIMAL.format(model="bad", data=", schedule: '99 9 * * *'"), good=MINIMAL.format(model="good", data="")
+    )
+    assert {dag_id.split("__")[1] for dag_id in build_dags(project) if dag_id.startswith("bad")} == {"config_error"}
 
 
 def test_parsing_imports_nothing_heavy() -> None:

@@ -1,12 +1,13 @@
 """`windvane doctor` names what would keep the platform from working."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from windvane import check_machine as checking
 from windvane.check_machine import check_machine
-from windvane.settings import Settings, load_settings
+from windvane.settings import REPOSITORY, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +44,27 @@ def test_byte_code_that_is_switched_off_is_a_warning(settings: Settings, monkeyp
 
 def test_packages_that_are_not_the_pinned_ones_are_named(tmp_path: Path) -> None:
     lock = tmp_path / "requirements.txt"
-    lock.write_text("requests==0.0.1 ; sys_platform == 'linux'\nnot-there==1\n    # via nothing\n")
+    lock.write_text(
+        "requests[socks]==0.0.1 ; python_version >= '3'\nnot-there==1  # a reason\n    # via nothing\n"
+        "pywin32==1 ; sys_platform == 'nowhere'\n"
+    )
     (finding,) = checking._packages(lock)
     assert finding.state == "problem"
     assert "requests is " in finding.text
-    assert "not-there is nothing, pinned is 1" in finding.text
+    assert "not-there is not installed, pinned is 1" in finding.text
+    assert "pywin32" not in finding.text
+    assert "make up" in finding.text
+    assert re.search(r"^up:", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_packages_that_were_installed_here_are_the_pinned_ones() -> None:
+    (finding,) = checking._packages(REPOSITORY / "requirements.txt")
+    assert finding.state == "ok", finding.text
+
+
+def test_a_setting_that_is_no_port_is_a_problem(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINDVANE_AIRFLOW_PORT", "http")
+    assert _states(settings)["WINDVANE_AIRFLOW_PORT"] == "problem"
 
 
 def test_docker_is_needed_only_if_a_config_wants_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,24 @@
 """The parts of the demo that need no platform: its months, its judgement, its summary."""
 
+import json
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from windvane import judge_demo, run_demo
+from windvane import judge_demo, run_demo, summarize_demo
 from windvane.config import ModelConfig
 from windvane.errors import ConfigError
+from windvane.lake import Lake
 from windvane.ledger import Ledger
 from windvane.load_config import load_config
 from windvane.record_platform import Platform
 from windvane.send_traffic import Traffic, TrafficSender
 from windvane.settings import REPOSITORY, Settings, load_settings
-from windvane.summarize_demo import summarize_demo
+from windvane.windows import Window
 
 JULY = run_demo._months("2013-07")[-1]
 
@@ -81,6 +85,14 @@ def test_a_month_without_a_story_is_refused(until: str) -> None:
         run_demo._months(until)
 
 
+@pytest.mark.parametrize(("target", "environ", "named"), [("foo", "", "--target"), (None, "foo", "WINDVANE_TARGET")])
+def test_an_unknown_target_is_refused_before_the_platform_is_touched(monkeypatch: pytest.MonkeyPatch, target, environ, named) -> None:
+    monkeypatch.setenv("WINDVANE_TARGET", environ)
+    monkeypatch.setattr(run_demo, "start_platform", lambda *_, **__: pytest.fail("the platform was started"))
+    with pytest.raises(ConfigError, match=f"{named}: got 'foo', allowed is 'process' or 'docker'"):
+        run_demo.run_demo(until="2013-07", target=target)
+
+
 def test_a_retrained_version_and_clean_traffic_are_a_success(settings, config, ledger, agreement) -> None:
     _promote(ledger, 1, 3)
     agreement.update(endpoint=3, alias=3)
@@ -114,7 +126,7 @@ def test_disagreement_on_what_serves_is_a_failure(settings, config, ledger, agre
 
 def test_the_summary_says_where_everything_is_and_what_failed(settings: Settings, config: ModelConfig) -> None:
     platform = Platform({"airflow": 8123, "mlflow": 5123}, (), "", "")
-    text = summarize_demo(config, settings, platform, _Traffic(sent=10, failed=0, seconds=1), problems=["no version"])
+    text = summarize_demo.summarize_demo(config, settings, platform, _Traffic(sent=10, failed=0, seconds=1), problems=["no version"])
     for wanted in (
         "http://127.0.0.1:8123",
         "http://127.0.0.1:5123",
@@ -125,3 +137,53 @@ def test_the_summary_says_where_everything_is_and_what_failed(settings: Settings
     ):
         assert wanted in text
     assert "Every step did what it should" not in text
+
+
+def _decided(settings: Settings, month: Window, decision: str) -> None:
+    row = pd.DataFrame(
+        {
+            "window_key": [month.key],
+            "window_start": pd.to_datetime([month.start], utc=True).as_unit("us"),
+            "window_end": pd.to_datetime([month.end], utc=True).as_unit("us"),
+            "decision": [decision],
+            "reason": [f"because of {month.start:%B}"],
+            "version": pd.array([1], dtype="Int64"),
+        }
+    )
+    Lake(settings.lake).replace_rows("flight_delay", "decisions", row, key="window_key", values=[month.key])
+
+
+def _trained(settings: Settings, month: Window, version: int, *, passed: bool) -> None:
+    run = settings.reports / "flight_delay" / "runs" / "flight_delay__train" / f"run {version}"
+    run.mkdir(parents=True)
+    judged_until = month.end - timedelta(days=1)
+    (run / "plan.json").write_text(json.dumps({"holdout": {"window_end": judged_until.isoformat()}}))
+    gates = [{"name": "floor", "passed": True, "reason": "fine."}, {"name": "linear", "passed": passed, "reason": "worse than a line."}]
+    (run / "gate.json").write_text(json.dumps({"version": version, "passed": passed, "gates": gates}))
+
+
+def test_the_summary_tells_for_each_month_what_followed_from_the_decision(settings, config, ledger) -> None:
+    months = run_demo._months("2013-07")
+    for month, decision in zip(months[2:], ["retrain", "retrain", "ok", "retrain", "retrain"], strict=True):
+        _decided(settings, month, decision)
+    _trained(settings, months[2], 2, passed=False)
+    _trained(settings, months[3], 3, passed=True)
+    _trained(settings, months[5], 4, passed=True)
+    _promote(ledger, 1, 3)
+    for epoch, (action, version, serves) in enumerate([("revert", 4, 3), ("rollback", 1, 1)], start=2):
+        row = {"expected_epoch": epoch, "digest": f"{version}" * 64, "traffic": {serves: 100}, "actor": "test", "reason": "too slow"}
+        ledger.append("flight_delay", action=action, version=version, **row)
+    text = summarize_demo._told(config, settings, ledger)
+    assert text == [
+        "Changes of what serves   version 1, version 3, version 4 was taken back, back to version 1",
+        "Decisions",
+        "  March 2013: retrain: because of March",
+        "    -> version 2 was refused: worse than a line.",
+        "  April 2013: retrain: because of April",
+        "    -> version 3 was promoted",
+        "  May 2013: ok: because of May",
+        "  June 2013: retrain: because of June",
+        "    -> version 4 was taken back: too slow",
+        "  July 2013: retrain: because of July",
+        "    -> no challenger was judged",
+    ]

@@ -108,6 +108,18 @@ def test_a_change_of_target_restarts_everything(settings: Settings) -> None:
     assert "changed since it was started" in said[0]
 
 
+@pytest.mark.parametrize("environ", [{"WINDVANE_TARGET": "foo"}, {"WINDVANE_AIRFLOW_PORT": "http"}])
+def test_a_wrong_setting_is_refused_before_anything_is_touched(settings: Settings, environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"got '(foo|http)', allowed is"):
+        _start(settings, **environ)
+    assert not settings.var.exists()
+    first = _start(settings)
+    with pytest.raises(ConfigError, match=r"got '(foo|http)', allowed is"):
+        _start(settings, **environ)
+    assert all(is_alive(process) for process in first.processes)
+    assert read_platform(settings.var) == first
+
+
 def test_two_starts_at_once_are_refused(settings: Settings) -> None:
     _start(settings)
     with run_platform._only_one(settings.var), pytest.raises(ConfigError, match="another `windvane up` or `windvane down` is at work"):

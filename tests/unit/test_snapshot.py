@@ -27,6 +27,17 @@ def test_the_default_window_ends_where_outcomes_are_complete(project):
     assert snapshot.train == Window(START, END - timedelta(days=11))
 
 
+def test_the_default_window_begins_no_earlier_than_the_data(project):
+    def starting(first):
+        return project.config.model_copy(update={"data": project.config.data.model_copy(update={"start": first})})
+
+    whole = plan(project)
+    early = plan(project, config=starting(whole.train.start + timedelta(days=3)))
+    assert early.train == Window(whole.train.start + timedelta(days=3), whole.train.end)
+    assert early.holdout == whole.holdout
+    assert plan(project, config=starting(whole.train.start - timedelta(days=3))).train == whole.train
+
+
 def test_json_round_trip_keeps_the_key(project):
     snapshot = plan(project)
     again = Snapshot.from_json(snapshot.as_json())

@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from windvane.errors import StaleEpoch
 from windvane_airflow import assets
-from windvane_airflow.operators.model_operator import MadeLink, ModelOperator
+from windvane_airflow.operators.model_operator import MadeLink, ModelOperator, refuse_unknown_conf
 
 
 class EndpointLink(MadeLink):
@@ -23,6 +23,7 @@ class ApproveReleaseOperator(ApprovalOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait for the answer, unless a person started this run with a version."""
+        refuse_unknown_conf(context)
         requested = context["params"].get("version")
         if requested is not None:
             self.log.info("A person asked for version %s: no approval needed", requested)

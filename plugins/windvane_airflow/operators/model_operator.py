@@ -1,5 +1,6 @@
 """What every operator of a model shares: its config, its settings, its window, and a link to what it made."""
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperator, BaseOperatorLink, Context
 
 from windvane.config import ModelConfig, code_path
+from windvane.errors import ConfigError
 from windvane.load_config import load_model_config
 from windvane.model_code import ModelCode, load_model_code
 from windvane.settings import Settings, load_settings
@@ -79,6 +81,7 @@ class ModelOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the capability, keep its result as a file that the task links to, and return it."""
+        refuse_unknown_conf(context)
         result = self.run(context)
         self.made = self.link_to(result) or self._keep(result, context)
         return result
@@ -106,6 +109,24 @@ class ModelOperator(BaseOperator):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2, default=str), encoding="utf-8")
         return self.report_url(path)
+
+
+def refuse_unknown_conf(context: Context) -> None:
+    """Refuse what a person or the REST API gave a run and its DAG has no param for: Airflow passes it on without a word.
+
+    Raises:
+        ConfigError: With what was meant, if it can be guessed.
+    """
+    given = context["dag_run"].conf or {}
+    known = sorted(context["dag"].params)
+    problems = []
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" - did you mean '{close[0]}'?" if close else f"; allowed: {', '.join(known) or 'none'}"
+            problems.append(f"conf: unknown key '{key}'{hint}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def event_extras(context: Context) -> list[Mapping[str, Any]]:

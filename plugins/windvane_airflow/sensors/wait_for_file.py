@@ -12,7 +12,7 @@ from windvane.config import FileWait
 from windvane.load_config import load_model_config
 from windvane.settings import load_settings
 from windvane.source_path import source_path
-from windvane_airflow.operators.model_operator import run_window, since_watermark
+from windvane_airflow.operators.model_operator import refuse_unknown_conf, run_window, since_watermark
 
 
 class WaitForFileSensor(BaseSensorOperator):
@@ -34,6 +34,7 @@ class WaitForFileSensor(BaseSensorOperator):
         """Return the path, at once or after the triggerer saw it."""
         from windvane.lake import Lake
 
+        refuse_unknown_conf(context)
         config = load_model_config(Path(self.project), self.model)
         wait = config.data.wait_for
         if not isinstance(wait, FileWait):
