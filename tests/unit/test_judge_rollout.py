@@ -317,6 +317,14 @@ class TestStep:
             assert self.judge(live(0, p99=None), None, nothing, min_requests=0).verdict == "inconclusive"
         assert self.judge(live(3), live(3), replay, min_requests=5000).verdict == "inconclusive"
 
+    def test_one_request_sent_again_and_again_has_no_distribution(self, replay):
+        found = self.judge(live(scores=[0.9] * 300), live(2000, scores=[0.2] * 2000), replay)
+        assert found.verdict == "advance", found.reason
+        assert (
+            self.judge(live(scores=[0.9] * 280 + list(np.linspace(0.89, 0.91, 20))), live(2000, scores=[0.2] * 2000), replay).verdict
+            == "revert"
+        )
+
     @pytest.mark.parametrize(
         ("candidate", "champion", "check"),
         [

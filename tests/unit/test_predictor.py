@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -264,3 +265,10 @@ def test_the_code_of_an_onnx_model_is_imported_only_when_asked_for(tmp_path):
     predictor = load_predictor(bundle)
     assert "windvane_model_churn" not in sys.modules
     assert predictor.code.sha256 == bundle.manifest["files"]["model.py"]
+
+
+def test_nothing_is_reported_to_the_maker_of_the_runtime():
+    told = "import os, windvane.onnx_predictor; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environ = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", told], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
