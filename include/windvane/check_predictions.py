@@ -114,11 +114,14 @@ def check_skew(
     usual, _ = distance(task, champion_live, champion_replayed)
     apart, beside = distance(task, live, champion_live)
     expected, _ = distance(task, replayed, champion_replayed)
-    figures |= {"champion_moved": usual, "apart": apart, "apart_replayed": expected, "allowed": SKEW}
+    figures |= {"champion_moved": usual, "apart": apart, "apart_replayed": expected}
+    # the distances themselves are samples: the critical value of the two-sample test at 5 % (Smirnov 1948) is their noise
+    allowed = SKEW + 1.36 * math.sqrt(1 / len(live) + 1 / len(replayed))
+    figures |= {"allowed": allowed}
     told = f"its live scores moved by {moved:.2f} (champion: {usual:.2f}), "
     told += f"and are {apart:.2f} away from the champion's (replayed: {expected:.2f})"
-    skewed = (moved - usual > SKEW and chance < ALPHA) or (apart - expected > SKEW and beside < ALPHA)
-    return Check("predictions", "revert" if skewed else "advance", f"{told}; allowed are {SKEW} more", figures)
+    skewed = (moved - usual > allowed and chance < ALPHA) or (apart - expected > allowed and beside < ALPHA)
+    return Check("predictions", "revert" if skewed else "advance", f"{told}; allowed are {allowed:.2f} more", figures)
 
 
 def check_rescored(

@@ -78,11 +78,16 @@ def check_latency(candidate: LiveFigures, champion: LiveFigures | None) -> Check
         return Check("latency", "inconclusive", f"{timed} requests were timed, at least {FEWEST_TIMED} are needed", figures)
     if champion is not None and (usual is None or not math.isfinite(usual)):
         return Check("latency", "inconclusive", "the champion's latency is not known", figures)
-    allowed = FIRST_P99_MS if usual is None else max(P99_FACTOR * usual, usual + P99_SLACK_MS)
+    allowed = allowed_p99(usual)
     figures["allowed_ms"] = allowed
     told = f"99 % of requests took at most {p99:.1f} ms, allowed are {allowed:.1f} ms"
     told += "" if usual is None else f" (champion: {usual:.1f} ms)"
     return Check("latency", "advance" if low <= allowed else "revert", told, figures)
+
+
+def allowed_p99(champion_ms: float | None) -> float:
+    """The largest 99th percentile, in milliseconds, beside a champion's."""
+    return FIRST_P99_MS if champion_ms is None else max(P99_FACTOR * champion_ms, champion_ms + P99_SLACK_MS)
 
 
 def check_memory(rehearsal: Mapping[str, Any], config: ModelConfig) -> Check:

@@ -114,8 +114,8 @@ class HaproxyControl:
                 check=row["check_status"],
                 weight=int(row["weight"] or 0),
                 sessions=int(row["scur"] or 0),
-                requests=sum(_count(row, f"hrsp_{kind}") for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")) + _count(row, "eresp"),
-                failed=_count(row, "hrsp_5xx") + _count(row, "eresp"),
+                requests=sum(_count(row, f"hrsp_{kind}") for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")) + _unanswered(row),
+                failed=_count(row, "hrsp_5xx") + _unanswered(row),
                 refused=_count(row, "hrsp_4xx"),
             )
             for row in rows
@@ -214,6 +214,11 @@ class HaproxyControl:
         except OSError as exc:
             raise ServiceUnavailable(f"haproxy: {self._directory / SOCKET_NAME}: {exc.strerror or exc}; is its container running?") from exc
         return b"".join(parts).decode()
+
+
+def _unanswered(row: dict[str, str]) -> int:
+    """Requests that a server did not answer, also those that another one then answered in its place."""
+    return max(_count(row, "econ") + _count(row, "eresp"), _count(row, "wretr"))
 
 
 def _count(row: dict[str, str], name: str) -> int:

@@ -22,7 +22,7 @@ from windvane.check_predictions import (
     check_skew,
     finite_scores,
 )
-from windvane.check_serving import FEWEST_TIMED, FIRST_P99_MS, check_errors, check_latency, check_memory, check_refused
+from windvane.check_serving import FEWEST_TIMED, allowed_p99, check_errors, check_latency, check_memory, check_refused
 from windvane.compare_models import finite_or_none
 from windvane.config import ModelConfig
 from windvane.estimate_quality import estimate_loss
@@ -240,9 +240,14 @@ def _latency(candidate: LiveFigures, champion: LiveFigures | None, ours: LiveFig
         slow = check_latency(candidate, None)
         if slow.verdict != "advance":
             return slow
-    elif candidate.p99_low_ms is not None and candidate.p99_low_ms > FIRST_P99_MS:
-        figures = {"p99_ms": candidate.p99_ms, "p99_low_ms": candidate.p99_low_ms, "requests": _timed(candidate)}
-        return Check("latency", "revert", f"requests take more than {FIRST_P99_MS:.0f} ms", figures)
+    elif candidate.p99_low_ms is not None:
+        # the lower limit allows for few requests, and a slow version is one that answers few
+        comparable = champion is not None and _timed(champion) >= FEWEST_TIMED and _timed(candidate) >= FEWEST_REQUESTS
+        usual = champion.p99_ms if champion is not None and comparable else None
+        allowed = allowed_p99(usual)
+        if candidate.p99_low_ms > allowed:
+            figures = {"p99_ms": candidate.p99_ms, "p99_low_ms": candidate.p99_low_ms, "requests": _timed(candidate), "allowed_ms": allowed}
+            return Check("latency", "revert", f"of {_timed(candidate)} requests 99 % take more than {allowed:.1f} ms", figures)
     found = check_latency(ours, theirs if champion is not None else None)
     return Check(found.name, found.verdict, f"in the replay: {found.reason}", found.figures)
 

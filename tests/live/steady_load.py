@@ -17,6 +17,7 @@ class Load:
     """What the clients saw."""
 
     digests: dict[str, int] = field(default_factory=dict)
+    seen: list[tuple[float, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -28,19 +29,22 @@ class Load:
 def steady_load(url: str, body: object, *, per_second: float = 100) -> Iterator[Load]:
     """Send requests until the block ends; half of the clients keep their connection, half make a new one each time."""
     load, stop, lock = Load(), threading.Event(), threading.Lock()
-    where, payload = urlsplit(url), json.dumps(body).encode()
+    bodies = body if isinstance(body, list) else [body]
+    where, payloads = urlsplit(url), [json.dumps(one).encode() for one in bodies]
 
     def client(number: int) -> None:
-        connection, due = None, time.monotonic()
+        connection, due, turn = None, time.monotonic(), number
         while not stop.is_set():
             due += CLIENTS / per_second
+            turn += 1
             try:
                 connection = connection or http.client.HTTPConnection(where.hostname, where.port, timeout=10)
-                connection.request("POST", "/invocations", payload, {"Content-Type": "application/json"})
+                connection.request("POST", "/invocations", payloads[turn % len(payloads)], {"Content-Type": "application/json"})
                 answer = connection.getresponse()
                 text, digest = answer.read(), answer.headers.get("X-Windvane-Digest", "")
                 with lock:
                     load.digests[digest] = load.digests.get(digest, 0) + (answer.status == 200)
+                    load.seen.append((time.time(), digest))
                     if answer.status != 200:
                         load.failures.append(f"{answer.status} {text[:200]!r}")
             except (OSError, http.client.HTTPException) as exc:

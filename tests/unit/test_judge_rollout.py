@@ -317,6 +317,9 @@ class TestStep:
             assert self.judge(live(0, p99=None), None, nothing, min_requests=0).verdict == "inconclusive"
         assert self.judge(live(3), live(3), replay, min_requests=5000).verdict == "inconclusive"
 
+    def test_a_few_slow_requests_at_the_start_are_no_reason(self, replay):
+        assert self.judge(live(5, scores=[0.5] * 5, p99=100.0), live(2000, scores=self.scores(2, 2000)), replay).verdict == "advance"
+
     def test_one_request_sent_again_and_again_has_no_distribution(self, replay):
         found = self.judge(live(scores=[0.9] * 300), live(2000, scores=[0.2] * 2000), replay)
         assert found.verdict == "advance", found.reason
@@ -334,6 +337,7 @@ class TestStep:
             (live(300, p99=40.0), live(2000, p99=15.0), "latency"),
             (live(10, errors=1), live(2000), "errors"),
             (live(10, p99=2000.0), live(2000), "latency"),
+            (live(50, p99=100.0), live(2000, p99=3.0), "latency"),
         ],
     )
     def test_live_figures_beside_the_champions_revert(self, replay, candidate, champion, check):
