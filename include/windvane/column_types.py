@@ -48,7 +48,7 @@ def _arrow_column(frame: pd.DataFrame | pa.Table, name: str, *, where: str) -> p
             column = made if isinstance(made, pa.ChunkedArray) else pa.chunked_array([made])
         else:
             column = frame[name]
-        kind = _stored_type(column.type)
+        kind = stored_type(column.type)
         column = column.cast(kind, safe=kind != TIME)  # finer times than a microsecond are cut
         return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column) if kind == pa.float64() else column
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as exc:
@@ -62,9 +62,14 @@ class _UnstorableType(TypeError):
     """The column has a type that is not stored, such as a list."""
 
 
-def _stored_type(kind: pa.DataType) -> pa.DataType:
+def stored_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which values of a type are stored.
+
+    Raises:
+        TypeError: If they are not stored.
+    """
     if pa.types.is_dictionary(kind):
-        return _stored_type(kind.value_type)
+        return stored_type(kind.value_type)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_integer(kind):

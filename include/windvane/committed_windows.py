@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -11,6 +12,8 @@ from deltalake import DeltaTable
 
 from windvane.column_types import fit_columns, type_names
 from windvane.windows import Window
+
+_KEEPS_ROWS = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END"})
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,25 @@ def commits_of(found: DeltaTable) -> Iterator[CommittedWindow]:
 
 def same_window(found: DeltaTable, *, window: Window, note: Mapping[str, str]) -> int | None:
     """The version that already holds these rows, unless a later commit touched a part of the window."""
-    for commit in commits_of(found):
-        if commit.window == window:
-            same = all(commit.metadata.get(name) == value for name, value in note.items())
-            return commit.version if same else None
-        if commit.window.start < window.end and window.start < commit.window.end:
-            return None
-    return None
+    newest = _last_change(found, window)
+    same = Window.from_extra(newest) == window and all(newest.get(name) == value for name, value in note.items())
+    return int(newest["version"]) if same else None
+
+
+def changed_version(found: DeltaTable, window: Window) -> int:
+    """The version that last changed, or may have changed, rows of the window."""
+    return int(_last_change(found, window)["version"])
+
+
+def _last_change(found: DeltaTable, window: Window) -> Mapping[str, Any]:
+    entry: Mapping[str, Any]
+    for entry in found.history():
+        other = Window.from_extra(entry)
+        # a commit without a window is not one of Windvane's: whatever it is, it may concern every row
+        touched = entry["operation"] not in _KEEPS_ROWS if other is None else other.start < window.end and window.start < other.end
+        if touched:
+            return entry
+    return {"version": 0}
 
 
 def same_rows(found: DeltaTable, *, rows: pa.Table, key: str, values: list[str]) -> int | None:

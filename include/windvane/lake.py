@@ -10,20 +10,23 @@ import logging
 import os
 import random
 import time as clock
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from windvane.column_types import fit_columns, to_arrow, type_names
-from windvane.committed_windows import CommittedWindow, commits_of, digest_of_rows, same_rows, same_window
+from windvane.column_types import TIME, fit_columns, to_arrow, type_names
+from windvane.committed_windows import CommittedWindow, changed_version, commits_of, digest_of_rows, same_rows, same_window
 from windvane.errors import DataError, StorageError
-from windvane.windows import Window, as_utc
+from windvane.scan_table import Scan, count_rows, quoted
+from windvane.stream_batches import stream_batches
+from windvane.windows import Window
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +37,10 @@ _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
+# whoever reads a window decodes a group of rows at a time
+_GROUP_ROWS = 131_072
+# delta-rs lets some tens of batches wait until they are written
+_WAITING_ROWS = 8192
 _NO_SPACE = ("no space left", "os error 28", "disk quota", "storage full")
 
 
@@ -95,15 +102,35 @@ class Lake:
         schema = pa.schema(found.schema())
         filters = None
         if window is not None:
-            if time is None or time not in schema.names:
-                raise DataError(
-                    f"{self.uri(model, table)}: there is no column {time!r} to find the window by; columns: {', '.join(schema.names)}"
-                )
-            kind = schema.field(time).type
+            kind = _time_field(schema, time, where=self.uri(model, table)).type
             filters = [(time, ">=", pa.scalar(window.start, kind)), (time, "<", pa.scalar(window.end, kind))]
         wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name in schema.names]
         frame: pd.DataFrame = found.to_pyarrow_table(columns=wanted, filters=filters).to_pandas()
         return frame if columns is None else frame.reindex(columns=list(dict.fromkeys(columns)))
+
+    def scan(self, model: str, table: str, *, window: Window, time: str) -> Scan | None:
+        """Find the rows of a window in the newest version, to be read in batches; None when there is no table.
+
+        Args:
+            time: The column that places a row in the window.
+
+        Raises:
+            DataError: If the table has no column `time`.
+        """
+        found = self._open(model, table)
+        if found is None:
+            return None
+        schema = pa.schema(found.schema())
+        _time_field(schema, time, where=self.uri(model, table))
+        return Scan(
+            table=found,
+            time=time,
+            window=window,
+            schema=schema,
+            version=int(found.version()),
+            changed=changed_version(found, window),
+            rows=count_rows(found, time, window),
+        )
 
     def overwrite_window(
         self,
@@ -132,8 +159,54 @@ class Lake:
         rows = to_arrow(frame, where=self.uri(model, table))
         _refuse_rows_outside(rows, window, time=time, where=self.uri(model, table))
         note = {**(metadata or {}), **window.as_extra(), "rows": str(rows.num_rows), "rows_sha256": digest_of_rows(rows)}
-        predicate = f"{_quoted(time)} >= '{window.start.isoformat()}' AND {_quoted(time)} < '{window.end.isoformat()}'"
-        return self._write(model, table, rows, predicate=predicate, note=note, unchanged=partial(same_window, window=window, note=note))
+        return self._write(
+            model,
+            table,
+            rows.schema,
+            partial(_commit, rows=rows, predicate=_lies_in(window, time), note=note),
+            what=f"{rows.nbytes} bytes",
+            unchanged=partial(same_window, window=window, note=note),
+        )
+
+    def overwrite_window_by(
+        self,
+        model: str,
+        table: str,
+        make_batches: Callable[[], Iterable[pa.RecordBatch]],
+        *,
+        schema: pa.Schema,
+        rows: int,
+        window: Window,
+        time: str,
+        metadata: Mapping[str, str],
+    ) -> int:
+        """Replace the rows of a window in one commit by rows that are made while they are written.
+
+        Args:
+            make_batches: Makes the batches from the beginning; called again when somebody else committed first, and not
+                called at all when the newest commit of the window has this number of rows and this metadata.
+            schema: The batches' schema, of stored types.
+            rows: How many rows `make_batches` makes.
+            time: The column that places a row in the window.
+            metadata: Says what the rows are made from: the same again makes the same rows. Kept with the commit, besides
+                the window and the number of rows.
+
+        Returns:
+            The version of the table that holds these rows.
+
+        Raises:
+            DataError: If a row lies outside the window, there are fewer or more rows, or a column does not fit the table.
+            StorageError: If the rows could not be stored.
+        """
+        note = {**metadata, **window.as_extra(), "rows": str(rows)}
+        return self._write(
+            model,
+            table,
+            schema,
+            partial(_commit_stream, make_batches=make_batches, schema=schema, rows=rows, window=window, time=time, note=note),
+            what=f"{rows} rows",
+            unchanged=partial(same_window, window=window, note=note),
+        )
 
     def replace_rows(
         self,
@@ -167,8 +240,9 @@ class Lake:
             return self.version(model, table)
         texts = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
         note = {**(metadata or {}), "rows": str(rows.num_rows)}
+        commit = partial(_commit, rows=rows, predicate=f"{quoted(key)} IN ({texts})", note=note)
         unchanged = partial(same_rows, rows=rows, key=key, values=list(values))
-        return self._write(model, table, rows, predicate=f"{_quoted(key)} IN ({texts})", note=note, unchanged=unchanged)
+        return self._write(model, table, rows.schema, commit, what=f"{rows.nbytes} bytes", unchanged=unchanged)
 
     def windows(self, model: str, table: str = "raw") -> list[CommittedWindow]:
         """The newest commit of each window, in the order of the windows."""
@@ -197,77 +271,127 @@ class Lake:
         self,
         model: str,
         table: str,
-        rows: pa.Table,
+        schema: pa.Schema,
+        commit: Callable[[DeltaTable], None],
         *,
-        predicate: str,
-        note: Mapping[str, str],
+        what: str,
         unchanged: Callable[[DeltaTable], int | None],
     ) -> int:
         uri = self.uri(model, table)
-        with _named_storage_errors(uri, rows.nbytes):
+        with _named_storage_errors(uri, what):
             for attempt in range(_ATTEMPTS):
                 try:
-                    found = self._open(model, table) or _create(uri, rows)
+                    found = self._open(model, table) or _create(uri, schema)
                     same = unchanged(found)
                     if same is not None:
                         _log.info("%s: the same rows are there since version %d", uri, same)
                         return same
-                    _commit(found, rows, predicate=predicate, note=note)
+                    commit(found)
                 except CommitFailedError as exc:
                     _log.info(
                         "%s: somebody else committed first, trying again (%d of %d): %s", uri, attempt + 1, _ATTEMPTS, _first_line(exc)
                     )
                     clock.sleep(random.uniform(0.01, 0.05 * (attempt + 1)))
                     continue
-                _log.info("%s: committed %d rows as version %d", uri, rows.num_rows, found.version())
+                _log.info("%s: committed %s as version %d", uri, what, found.version())
                 return int(found.version())
         raise StorageError(f"{uri}: {_ATTEMPTS} attempts to commit lost against other writers; run again when they are done")
 
 
-def _create(uri: str, rows: pa.Table) -> DeltaTable:
+def _create(uri: str, schema: pa.Schema) -> DeltaTable:
     # two writers that both create a table by writing duplicate rows: so it is created empty, and written afterwards
-    typed = rows.select([field.name for field in rows.schema if field.type != pa.null()])
+    typed = pa.schema([field for field in schema if field.type != pa.null()])
     if "://" not in uri:
         os.makedirs(uri, exist_ok=True)
-    return DeltaTable.create(uri, typed.schema, mode="ignore", configuration=_CONFIGURATION)
+    # without retries: a second commit that creates the table would take back columns that were added meanwhile
+    once = CommitProperties(max_commit_retries=0)
+    return DeltaTable.create(uri, typed, mode="ignore", configuration=_CONFIGURATION, commit_properties=once)
 
 
-def _commit(found: DeltaTable, rows: pa.Table, *, predicate: str, note: Mapping[str, str]) -> None:
-    properties = CommitProperties(custom_metadata=dict(note))
-    known = type_names(pa.schema(found.schema()))
-    fitted, problems = fit_columns(rows, known)
-    if problems:
-        raise DataError(f"{found.table_uri}: " + "; ".join(f"column '{name}' {text}" for name, text in list(problems.items())[:5]))
+def _commit(found: DeltaTable, *, rows: pa.Table, predicate: str, note: Mapping[str, str]) -> None:
+    fitted = _fitted(rows, type_names(pa.schema(found.schema())), where=found.table_uri)
     # a column that is new and has no value yet has no type: it is added when the first value comes
     typed = fitted.select([field.name for field in fitted.schema if field.type != pa.null()])
-    write_deltalake(found, typed, mode="overwrite", predicate=predicate, schema_mode="merge", commit_properties=properties)
+    _overwrite(typed, found=found, predicate=predicate, note=note)
+
+
+def _commit_stream(
+    found: DeltaTable,
+    *,
+    make_batches: Callable[[], Iterable[pa.RecordBatch]],
+    schema: pa.Schema,
+    rows: int,
+    window: Window,
+    time: str,
+    note: Mapping[str, str],
+) -> None:
+    where, known = found.table_uri, type_names(pa.schema(found.schema()))
+
+    def checked() -> Iterator[pa.RecordBatch]:
+        made = 0
+        for batch in make_batches():
+            part = pa.Table.from_batches([batch], schema)
+            _refuse_rows_outside(part, window, time=time, where=where)
+            yield from _fitted(part, known, where=where).to_batches(max_chunksize=_WAITING_ROWS)
+            made += batch.num_rows
+        if made != rows:
+            raise DataError(f"{where}: got {made} rows for the window {window}, announced were {rows}; run again")
+
+    overwrite = partial(_overwrite, found=found, predicate=_lies_in(window, time), note=note)
+    stream_batches(checked(), _fitted(schema.empty_table(), known, where=where).schema, overwrite)
+
+
+def _overwrite(data: pa.Table | pa.RecordBatchReader, *, found: DeltaTable, predicate: str, note: Mapping[str, str]) -> None:
+    write_deltalake(
+        found,
+        data,
+        mode="overwrite",
+        predicate=predicate,
+        schema_mode="merge",
+        writer_properties=WriterProperties(max_row_group_size=_GROUP_ROWS),
+        commit_properties=CommitProperties(custom_metadata=dict(note)),
+    )
+
+
+def _fitted(rows: pa.Table, known: Mapping[str, str], *, where: str) -> pa.Table:
+    fitted, problems = fit_columns(rows, known)
+    if problems:
+        raise DataError(f"{where}: " + "; ".join(f"column '{name}' {text}" for name, text in list(problems.items())[:5]))
+    return fitted
+
+
+def _lies_in(window: Window, time: str) -> str:
+    return f"{quoted(time)} >= '{window.start.isoformat()}' AND {quoted(time)} < '{window.end.isoformat()}'"
+
+
+def _time_field(schema: pa.Schema, time: str | None, *, where: str) -> pa.Field:
+    if time is None or time not in schema.names:
+        raise DataError(f"{where}: there is no column {time!r} to find the window by; columns: {', '.join(schema.names)}")
+    return schema.field(time)
 
 
 def _refuse_rows_outside(rows: pa.Table, window: Window, *, time: str, where: str) -> None:
     if not rows.num_rows:
         return
-    moments = rows[time].to_pandas() if time in rows.column_names else None
-    if moments is None or not isinstance(moments.dtype, pd.DatetimeTZDtype):
+    if time not in rows.column_names or rows[time].type != TIME:
         raise DataError(
             f"{where}: the column '{time}' that places rows in the window is missing or holds no times; columns: {rows.column_names}"
         )
-    outside = int((~((moments >= as_utc(window.start)) & (moments < as_utc(window.end)))).sum())
-    if outside:
+    moments, start, end = rows[time], pa.scalar(window.start, TIME), pa.scalar(window.end, TIME)
+    inside = pc.sum(pc.and_(pc.greater_equal(moments, start), pc.less(moments, end))).as_py() or 0
+    if inside < rows.num_rows:
+        outside = rows.num_rows - inside
         raise DataError(f"{where}: {outside} of {rows.num_rows} rows lie outside the window {window}; read only rows of the window")
 
 
 @contextlib.contextmanager
-def _named_storage_errors(uri: str, size: int) -> Iterator[None]:
+def _named_storage_errors(uri: str, what: str) -> Iterator[None]:
     try:
         yield
     except (DeltaError, OSError) as exc:
         full = getattr(exc, "errno", None) == errno.ENOSPC or any(text in str(exc).lower() for text in _NO_SPACE)
         reason = "no space is left; free some and run again" if full else _first_line(exc)
-        raise StorageError(f"{uri}: could not store {size} bytes: {reason}") from exc
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+        raise StorageError(f"{uri}: could not store {what}: {reason}") from exc
 
 
 def _first_line(exc: Any) -> str:

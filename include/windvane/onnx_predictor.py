@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from windvane.arrange_rows import arrange_rows
 from windvane.check_onnx import MAX_BYTES, onnx_problem
 from windvane.errors import BundleError, DataError, ModelCodeError
 from windvane.predictor import Predictions, Predictor, make_features
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # what stands for a missing text in an ONNX string tensor, which has no null
 NULL = "\x00null"
 _ROWS_AT_ONCE = 512
+# more than a request may have
+_ARRANGED_ROWS = 20_000
 
 
 class OnnxPredictor(Predictor):
@@ -64,8 +67,8 @@ class OnnxPredictor(Predictor):
                 raise DataError(f"input: lost column '{column.name}', the model needs it; send or restore it")
         try:
             made = self._features(columns)
-            feed = {name: (_texts(made[name]) if text else made[name].astype(float, copy=False))[:, None] for name, text in self._inputs}
-            scores = self._run(feed)
+            feed = {name: _texts(made[name]) if text else made[name].astype(float, copy=False) for name, text in self._inputs}
+            scores = self._run_arranged(feed)
         except ModelCodeError:
             raise
         except Exception as exc:
@@ -75,6 +78,15 @@ class OnnxPredictor(Predictor):
         if self._labels is None:
             return Predictions(scores[:, 0], None)
         return Predictions(self._labels[scores.argmax(axis=1)], scores)
+
+    def _run_arranged(self, feed: Mapping[str, np.ndarray]) -> np.ndarray:
+        many = len(next(iter(feed.values()))) >= _ARRANGED_ROWS
+        arranged = arrange_rows(list(feed.values())) if many else None
+        if arranged is None:
+            return self._run({name: values[:, None] for name, values in feed.items()})
+        chosen, place = arranged
+        scores: np.ndarray = self._run({name: values[chosen, None] for name, values in feed.items()})[place]
+        return scores
 
     def _run(self, feed: Mapping[str, np.ndarray]) -> np.ndarray:
         """A few hundred rows at a time: what they need then stays in the processor's cache."""

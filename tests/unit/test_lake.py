@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
+from windvane.column_types import TIME
 from windvane.errors import DataError, StorageError
 from windvane.lake import Lake
 from windvane.windows import Window
@@ -201,6 +204,124 @@ def test_four_processes_on_two_new_windows_leave_one_writer_per_window(lake):
     found = lake.read("m", "raw")
     assert len(found) == found["id"].nunique() == 100
     assert found.groupby(found["t"].dt.month)["writer"].nunique().tolist() == [1, 1]
+
+
+def batches_of(frame, size=2):
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return lambda: table.cast(pa.schema([(f.name, TIME if f.name == "t" else f.type) for f in table.schema])).to_batches(max_chunksize=size)
+
+
+def write_by(lake, window, make, *, rows=5, schema=None, **metadata):
+    schema = schema or next(iter(make())).schema
+    return lake.overwrite_window_by("m", "scores", make, schema=schema, rows=rows, window=window, time="t", metadata=metadata)
+
+
+def test_batches_that_are_made_while_they_are_written_replace_the_window(lake):
+    write_by(lake, JANUARY, batches_of(rows(JANUARY)), digest="a")
+    write_by(lake, FEBRUARY, batches_of(rows(FEBRUARY)), digest="a")
+    second = write_by(lake, JANUARY, batches_of(rows(JANUARY, count=3)), rows=3, digest="b")
+    assert len(lake.read("m", "scores", window=JANUARY, time="t")) == 3
+    assert len(lake.read("m", "scores")) == 8
+    assert lake.windows("m", "scores")[0].metadata["digest"] == "b"
+    assert write_by(lake, JANUARY, lambda: pytest.fail("made again"), rows=3, schema=pa.schema([("t", TIME)]), digest="b") == second
+
+
+@pytest.mark.parametrize(
+    ("frame", "problem"),
+    [
+        (rows(FEBRUARY), "rows lie outside the window 2013-01-01"),
+        (rows(JANUARY, count=4), "got 4 rows for the window 2013-01-01..2013-02-01, announced were 5"),
+        (rows(JANUARY, count=6), "got 6 rows"),
+        (rows(JANUARY).assign(x="a"), "column 'x' was double and is now string"),
+    ],
+    ids=["outside", "too few", "too many", "type"],
+)
+def test_batches_that_are_wrong_are_refused_and_nothing_is_written(lake, frame, problem):
+    first = write_by(lake, JANUARY, batches_of(rows(JANUARY)), digest="a")
+    with pytest.raises(DataError, match=problem):
+        write_by(lake, JANUARY, batches_of(frame), digest="b")
+    assert lake.version("m", "scores") == first
+    assert len(lake.read("m", "scores")) == 5
+
+
+def test_whole_numbers_are_written_into_a_column_of_fractions(lake):
+    write_by(lake, JANUARY, batches_of(rows(JANUARY)), digest="a")
+    write_by(lake, FEBRUARY, batches_of(rows(FEBRUARY).assign(x=[1, 2, 3, 4, 5])), digest="a")
+    assert lake.columns("m", "scores")["x"] == "double"
+
+
+def test_batches_are_made_again_when_somebody_else_committed_first(lake):
+    write_by(lake, FEBRUARY, batches_of(rows(FEBRUARY)), digest="a")
+    calls = []
+
+    def make():
+        calls.append(1)
+        if len(calls) == 1:
+            write_by(lake, JANUARY, batches_of(rows(JANUARY, count=2)), rows=2, digest="other")
+        return batches_of(rows(JANUARY))()
+
+    write_by(lake, JANUARY, make, schema=next(iter(batches_of(rows(JANUARY))())).schema, digest="a")
+    assert len(calls) == 2
+    assert len(lake.read("m", "scores", window=JANUARY, time="t")) == 5
+
+
+def test_a_scan_reads_the_window_of_the_version_that_it_found(lake):
+    write(lake, JANUARY, place=["here", None, "here", "there", "here"])
+    write(lake, FEBRUARY)
+    scan = lake.scan("m", "raw", window=JANUARY, time="t")
+    write(lake, JANUARY, count=1)
+    assert (scan.version, scan.changed, scan.rows) == (2, 1, 5)
+    found = pa.Table.from_batches(scan.batches(["x", "place", "id"], texts=["place"], rows_at_once=2))
+    assert found.column_names == ["x", "place", "id"]
+    assert found["x"].to_pylist() == [0, 1, 2, 3, 4]
+    assert found["place"].to_pylist() == ["here", None, "here", "there", "here"]
+    assert pa.types.is_dictionary(found["place"].type)
+
+
+def test_a_scan_reads_null_where_a_file_is_older_than_a_column(lake):
+    write(lake, JANUARY)
+    write(lake, FEBRUARY, **{'we"ird': [1.5] * 5})
+    scan = lake.scan("m", "raw", window=Window(JANUARY.start, FEBRUARY.end), time="t")
+    found = pa.Table.from_batches(scan.batches(['we"ird'], rows_at_once=100))
+    assert sorted(found['we"ird'].to_pylist(), key=str) == [1.5] * 5 + [None] * 5
+
+
+def test_a_scan_of_nothing(lake):
+    assert lake.scan("m", "raw", window=JANUARY, time="t") is None
+    write(lake, JANUARY)
+    assert lake.scan("m", "raw", window=FEBRUARY, time="t").rows == 0
+    with pytest.raises(DataError, match="no column 'when' to find the window by; columns: id, t, x"):
+        lake.scan("m", "raw", window=JANUARY, time="when")
+
+
+def test_only_commits_that_may_concern_the_window_change_it(lake):
+    first = write(lake, JANUARY)
+    write(lake, FEBRUARY)
+    table = DeltaTable(lake.uri("m", "raw"))
+    table.optimize.compact()
+    assert lake.scan("m", "raw", window=JANUARY, time="t").changed == first
+    assert write(lake, JANUARY) == first
+    table.update_incremental()
+    table.delete("x = 0")
+    assert lake.scan("m", "raw", window=JANUARY, time="t").changed == lake.version("m", "raw")
+    write(lake, JANUARY)
+    assert len(lake.read("m", "raw", window=JANUARY, time="t")) == 5
+
+
+def test_a_table_is_created_once_when_several_begin_at_once(lake):
+    together = threading.Barrier(4)
+
+    def work(writer):
+        together.wait()
+        write(lake, JANUARY, writer=writer)
+
+    threads = [threading.Thread(target=work, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    operations = [entry["operation"] for entry in DeltaTable(lake.uri("m", "raw")).history()]
+    assert operations.count("CREATE TABLE") == 1
 
 
 @pytest.fixture

@@ -1,0 +1,76 @@
+"""Reads the rows of a window from one version of a Delta table, batch after batch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
+
+from windvane.column_types import TIME
+from windvane.windows import Window
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The rows of a window in one version of a table.
+
+    Attributes:
+        schema: Columns of the table.
+        version: Version that is read, whatever is committed meanwhile.
+        changed: Version that changed rows of the window last: of two versions with the same one, the rows are the same.
+        rows: How many rows there are.
+    """
+
+    table: DeltaTable
+    time: str
+    window: Window
+    schema: pa.Schema
+    version: int
+    changed: int
+    rows: int
+
+    def batches(self, columns: Sequence[str], *, texts: Sequence[str] = (), rows_at_once: int) -> Iterator[pa.RecordBatch]:
+        """Read the rows in the order of the files, a part of a file at a time.
+
+        Args:
+            columns: Columns to read.
+            texts: Those of them to read as dictionaries of texts.
+            rows_at_once: Rows of a batch; the last of a file has fewer.
+
+        Yields:
+            Batches of the columns in this order.
+        """
+        wanted = [_as_dictionary(name) if name in texts else quoted(name) for name in columns]
+        yield from select(self.table, ", ".join(wanted), self.time, self.window, rows_at_once=rows_at_once)
+
+
+def count_rows(table: DeltaTable, time: str, window: Window) -> int:
+    """How many rows of a table lie in a window."""
+    return sum(batch["n"][0].as_py() for batch in select(table, "count(*) AS n", time, window))
+
+
+def select(table: DeltaTable, wanted: str, time: str, window: Window, *, rows_at_once: int = 8192) -> Iterator[pa.RecordBatch]:
+    """Run a query on the rows of a window.
+
+    Args:
+        wanted: What stands behind SELECT.
+        time: The column that places a row in the window.
+    """
+    # one partition: the rows keep their order, and no file is read before it is needed
+    session = {"datafusion.execution.batch_size": str(rows_at_once), "datafusion.execution.target_partitions": "1"}
+    start, end = (
+        f"arrow_cast('{moment.isoformat()}', 'Timestamp(Microsecond, Some(\"{TIME.tz}\"))')" for moment in (window.start, window.end)
+    )
+    query = f"SELECT {wanted} FROM rows WHERE {quoted(time)} >= {start} AND {quoted(time)} < {end}"
+    reader: Any = QueryBuilder(session).register("rows", table).execute(query)
+    yield from pa.RecordBatchReader.from_stream(reader)
+
+
+def _as_dictionary(name: str) -> str:
+    return f"arrow_cast({quoted(name)}, 'Dictionary(Int32, Utf8)') AS {quoted(name)}"
