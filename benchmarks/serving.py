@@ -68,6 +68,7 @@ class Load:
         rate: Answers with status 200 per second; of an open loop only those within USEFUL_SECONDS.
         sent: Requests per second that found a free connection.
         other: How many answers had any other status.
+        cores: How much of the machine's cores the generator itself took.
     """
 
     rate: float
@@ -75,6 +76,7 @@ class Load:
     p50_ms: float
     p99_ms: float
     other: dict[str, int]
+    cores: float
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ async def generate(port: int, requests: list[bytes], *, connections: int, second
     count_from = began + WARM_UP_SECONDS
     stop_at = count_from + seconds
     gc.disable()
+    used = time.process_time()
     if rate is None:
         for connection in free:
             ask(connection)
@@ -153,11 +156,12 @@ async def generate(port: int, requests: list[bytes], *, connections: int, second
             for connection in [free.pop() for _ in range(min(came, len(free)))]:
                 ask(connection)
             await asyncio.sleep(0.001)
+    cores = (time.process_time() - used) / (seconds + WARM_UP_SECONDS)
     useful = sorted(latency for latency in latencies if rate is None or latency <= USEFUL_SECONDS)
     if not useful:
         raise SystemExit(f"port {port}: no answer with status 200; others: {other}")
     p50, p99 = useful[len(useful) // 2], useful[int(len(useful) * 0.99)]
-    return Load(rate=len(useful) / seconds, sent=sent / seconds, p50_ms=1000 * p50, p99_ms=1000 * p99, other=other)
+    return Load(rate=len(useful) / seconds, sent=sent / seconds, p50_ms=1000 * p50, p99_ms=1000 * p99, other=other, cores=cores)
 
 
 def run_generator(port: int, requests: list[bytes], connections: int, seconds: float, rate: float | None = None) -> Load:
@@ -397,10 +401,10 @@ def report(figures: dict[str, Any]) -> None:
         print(f"\nOpen Inference v2, 64 connections: {ours['v2'].rate:,.0f} req/s, p99 {ours['v2'].p99_ms:.2f} ms")
         print(f"{BATCH_ROWS:,}-row requests: {large['windvane']:,.0f} rows/s, v2 {large['windvane v2']:,.0f} rows/s; ", end="")
         print(f"the bare predictor: {ours['bare_rows_per_second']:,.0f} rows/s")
-        print(
-            f"open loop at twice the rate of 64: {over.sent:,.0f} req/s sent, {over.rate:,.0f} useful/s, p99 {over.p99_ms:.0f} ms, ", end=""
-        )
-        print(f"other answers {over.other}\nat the end: {ours['at_the_end']['rss']:.0f} MiB RSS\n")
+        print(f"twice the rate of 64, open loop, {OVERLOAD_CONNECTIONS} connections: {over.sent:,.0f} req/s sent, ", end="")
+        print(f"{over.rate:,.0f} useful/s, p99 {over.p99_ms:.0f} ms, other answers {over.other}")
+        print(f"cores that the generator took itself: {over.cores:.2f}, at the rate of 64 {ours['loads'][64].cores:.2f}")
+        print(f"at the end: {ours['at_the_end']['rss']:.0f} MiB RSS\n")
         for goal, value, least, most in goals(figures):
             met = least <= value <= most
             print(f"{'met    ' if met else 'NOT met'} {goal}: {value:.2f}, goal {f'>= {least:g}' if least else f'<= {most:g}'}")

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _DOWN_SECONDS = 5.0
+# requests that must have come for nothing before silence means anything
+_FEWEST_UNANSWERED = 3
+_MANY_UNANSWERED = 20
 _EARLIER = timedelta(seconds=60)
 # a look in the middle of a bake is one of many: only what cannot be chance ends a bake early
 _URGENT = ("errors", "refused inputs", "latency")
@@ -67,6 +70,26 @@ class Counting(Protocol):
         """The JSON of `windvane.scoring.rehearse`."""
 
 
+class Silence:
+    """Notices a version that answers nothing: what hangs has no errors until what stands in front of it gives the requests up.
+
+    How many requests came to it is known from the version beside it, by their shares.
+    """
+
+    def __init__(self, version: int, beside: int | None, traffic: Mapping[int, int]) -> None:
+        self._version, self._beside = version, beside
+        self._ratio = traffic.get(version, 0) / traffic[beside] if beside is not None and traffic.get(beside) else 0.0
+        self._answered, self._since, self._beside_then = -1, 0.0, 0
+
+    def look(self, counted: Mapping[int, Counted], *, now: float) -> tuple[float, int]:
+        """For how many seconds it has answered nothing, and about how many requests came to it meanwhile."""
+        answered = counted.get(self._version, Counted()).requests
+        beside = counted.get(self._beside, Counted()).requests if self._beside is not None else 0
+        if answered != self._answered or beside < self._beside_then:
+            self._answered, self._since, self._beside_then = answered, now, beside
+        return now - self._since, int((beside - self._beside_then) * self._ratio)
+
+
 def bake_limit(config: ModelConfig) -> timedelta:
     """How long a step may bake when its figures are not conclusive."""
     return 3 * config.deploy.rollout.bake + timedelta(seconds=30)
@@ -108,6 +131,7 @@ def bake_step(
     resumed = datetime.now(UTC) - release.time > timedelta(seconds=bake)
     before = {} if resumed else target.counts()
     down_since: float | None = None
+    silence = Silence(plan.version, champion, release.traffic)
     while True:
         elapsed = (datetime.now(UTC) - release.time).total_seconds()
         last = ledger.last(plan.model)
@@ -131,10 +155,14 @@ def bake_step(
                 return _reverted("health", f"it has failed its health checks for {_DOWN_SECONDS:.0f} s")
         else:
             down_since = None
+        silent_seconds, unanswered = silence.look(counted, now=time.monotonic())
+        if silent_seconds > _DOWN_SECONDS and unanswered >= _MANY_UNANSWERED:
+            return _reverted("health", f"it has answered nothing for {silent_seconds:.0f} s, while about {unanswered} requests came to it")
         urgent = [check for check in judgement.checks if check.verdict == "revert" and check.name in _URGENT]
         if urgent or (judgement.verdict == "revert" and elapsed >= bake):
             return judgement
-        if elapsed >= bake and judgement.verdict == "advance":
+        # what waits for an answer is no evidence yet
+        if elapsed >= bake and judgement.verdict == "advance" and unanswered < _FEWEST_UNANSWERED:
             return _judge_again(config, settings, target, plan, reader, figures, beside, replay)
         if elapsed >= limit:
             return judgement

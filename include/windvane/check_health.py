@@ -1,13 +1,14 @@
 """Asks every part of the platform whether it works."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import requests
 
 from windvane.call_local import local_session
 from windvane.config import ModelConfig
 from windvane.errors import ConfigError
+from windvane.ledger import Ledger
 from windvane.load_config import list_configs, load_config
 from windvane.manage_processes import holder_of, listening
 from windvane.record_platform import Platform
@@ -27,11 +28,38 @@ def check_health(settings: Settings, platform: Platform) -> dict[str, str]:
     parts = {"airflow": _ask_ours(platform, "airflow", f"{platform.airflow_url}/api/v2/version"), **_airflow_parts(platform)}
     parts["mlflow"] = _ask_ours(platform, "mlflow", f"{platform.mlflow_url}/health")
     parts["reconciler"] = _reconciler_state(settings, platform)
+    serving = _serving(settings, platform)
     for config in good_configs(settings):
-        if config.deploy.target != "process":
-            continue
-        parts[f"endpoint of {config.model}"] = ask(f"http://127.0.0.1:{config.deploy.port}/health", any_status=True)
+        # HAProxy always answers, and is there only when something serves
+        if config.deploy.target == "process" or config.model in serving:
+            url = f"http://127.0.0.1:{config.deploy.port}/health"
+            parts[f"endpoint of {config.model}"] = ask(url, any_status=config.model not in serving)
     return parts
+
+
+def _serving(settings: Settings, platform: Platform) -> set[str]:
+    """The models that must serve by the ledger, once the reconciler had the time to bring them in line."""
+    process = platform.process("reconciler")
+    if process is None or datetime.now(UTC) - datetime.fromtimestamp(process.created, UTC) < timedelta(seconds=_SILENT_SECONDS):
+        return set()
+    return _in_ledger(settings)
+
+
+def _in_ledger(settings: Settings) -> set[str]:
+    ledger = Ledger(settings.database)
+    try:
+        rows = {model: ledger.last(model) for model in ledger.models()}
+    finally:
+        ledger.close()
+    return {model for model, row in rows.items() if row is not None and row.traffic}
+
+
+def silent_endpoints(settings: Settings) -> list[str]:
+    """Tell, for people, of each endpoint that must serve by the ledger and does not."""
+    serving = _in_ledger(settings)
+    urls = {config.model: f"http://127.0.0.1:{config.deploy.port}/health" for config in good_configs(settings) if config.model in serving}
+    answers = {model: ask(url) for model, url in urls.items()}
+    return [f"{model}: the ledger says that it serves, and {urls[model]} {said}" for model, said in answers.items() if said != "ready"]
 
 
 def _reconciler_state(settings: Settings, platform: Platform) -> str:

@@ -12,6 +12,7 @@ from windvane.ledger import Ledger, Release, settled_row
 from windvane.settings import Settings
 
 _BACK = "-back"
+_MAX_WHY = 800
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,19 @@ def _resolve(ledger: Ledger, model: str, settings: Settings, requested: int | st
         )
     _check_bundle(settings, digest)
     reason = f"version {version} was asked for" if requested else f"challenger version {version} passed its gates"
+    if not passed:
+        reason += f"; {_why_not(verdict)}"
     return _plan(last, version, digest, rollback=False, reason=reason, actor=actor, override=not passed, model=model)
+
+
+def _why_not(verdict: Mapping[str, Any] | None) -> str:
+    """What the gates said of a version that they did not pass."""
+    if verdict is None:
+        return "its gates were never run"
+    gates = verdict.get("gates")
+    refused = [gate for gate in gates if isinstance(gate, dict) and gate.get("passed") is not True] if isinstance(gates, list) else []
+    told = "; ".join(f"{gate.get('name')}: {gate.get('reason')}" for gate in refused)
+    return f"its gates refused it: {told or 'the verdict names none that passed'}"[:_MAX_WHY]
 
 
 def _previous(history: list[Release], model: str, settings: Settings, *, actor: str) -> Plan:

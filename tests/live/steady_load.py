@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -26,39 +26,40 @@ class Load:
 
 
 @contextmanager
-def steady_load(url: str, body: object, *, per_second: float = 100) -> Iterator[Load]:
+def steady_load(url: str, body: object, *, per_second: float = 100, clients: int = CLIENTS, timeout_seconds: float = 10) -> Iterator[Load]:
     """Send requests until the block ends; half of the clients keep their connection, half make a new one each time."""
     load, stop, lock = Load(), threading.Event(), threading.Lock()
     bodies = body if isinstance(body, list) else [body]
     where, payloads = urlsplit(url), [json.dumps(one).encode() for one in bodies]
 
-    def client(number: int) -> None:
-        connection, due, turn = None, time.monotonic(), number
-        while not stop.is_set():
-            due += CLIENTS / per_second
-            turn += 1
-            try:
-                connection = connection or http.client.HTTPConnection(where.hostname, where.port, timeout=10)
-                connection.request("POST", "/invocations", payloads[turn % len(payloads)], {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                text, digest = answer.read(), answer.headers.get("X-Windvane-Digest", "")
-                with lock:
-                    load.digests[digest] = load.digests.get(digest, 0) + (answer.status == 200)
-                    load.seen.append((time.time(), digest))
-                    if answer.status != 200:
-                        load.failures.append(f"{answer.status} {text[:200]!r}")
-            except (OSError, http.client.HTTPException) as exc:
-                with lock:
-                    load.failures.append(repr(exc)[:300])
-                connection = None
-            if connection and number % 2:
-                connection.close()
-                connection = None
-            stop.wait(max(due - time.monotonic(), 0))
-        if connection:
-            connection.close()
+    def ask(connection: http.client.HTTPConnection, payload: bytes) -> bool:
+        """Whether the connection can be kept."""
+        try:
+            connection.request("POST", "/invocations", payload, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text, digest = answer.read(), answer.headers.get("X-Windvane-Digest", "")
+        except (OSError, http.client.HTTPException) as exc:
+            with lock:
+                load.failures.append(repr(exc)[:300])
+            return False
+        with lock:
+            load.digests[digest] = load.digests.get(digest, 0) + (answer.status == 200)
+            load.seen.append((time.time(), digest))
+            if answer.status != 200:
+                load.failures.append(f"{answer.status} {text[:200]!r}")
+        return True
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
+    def client(number: int) -> None:
+        # a closed connection opens itself again with the next request
+        with closing(http.client.HTTPConnection(where.hostname or "", where.port, timeout=timeout_seconds)) as connection:
+            due, turn = time.monotonic() + number / per_second, number
+            while not stop.wait(max(due - time.monotonic(), 0)):
+                if not ask(connection, payloads[turn % len(payloads)]) or number % 2:
+                    connection.close()
+                due += clients / per_second
+                turn += 1
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     try:

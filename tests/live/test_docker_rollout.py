@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -224,6 +225,48 @@ def test_a_candidate_that_is_bad_only_when_it_serves_is_taken_back(config, setti
     assert ledger.last(MODEL).action == "revert"
     assert ledger.last(MODEL).traffic == {champion: 100}
     assert {digest for moment, digest in load.seen if moment > time.time() - 0.5} == {ledger.digest_of(MODEL, champion)}
+    check_answers(load, ledger)
+    assert containers_of(settings, version=str(plan.version)) == []
+
+
+def test_a_candidate_that_hangs_only_when_it_serves_is_taken_back(config, settings, ledger, champion):
+    config = config.model_copy(update={"deploy": config.deploy.model_copy(update={"rollout": ROLLOUT})})
+    code = FEATURES.format(when="SERVING and CALLS[0] > 20", what="time.sleep(600)")
+    bundle = make_bundle(settings, seed=len(ledger.history(MODEL)) + 30, more_code=code)
+    plan = plan_for(ledger, bundle.digest)
+    package(config, settings, plan)
+    evidence = rehearse(config, settings, plan)
+
+    def ask_after_the_revert():
+        own = Ledger(settings.database)
+        while (own.last(MODEL).action, own.last(MODEL).version) != ("revert", plan.version):
+            time.sleep(0.1)
+        own.close()
+        time.sleep(5)
+        with steady_load(url_of(config), BODIES, per_second=PER_SECOND, timeout_seconds=2) as later:
+            time.sleep(2)
+        return later
+
+    # clients enough that some are left when others wait for what hangs; all are patient, as HAProxy gives up before them
+    with (
+        ThreadPoolExecutor(1) as pool,
+        steady_load(url_of(config), BODIES, per_second=PER_SECOND, clients=64, timeout_seconds=60) as load,
+    ):
+        time.sleep(1)
+        asked = pool.submit(ask_after_the_revert)
+        with pytest.raises(RolloutFailed, match="health"):
+            roll_out(config, settings, plan, evidence=evidence)
+        time.sleep(1)
+        later = asked.result(60)
+    shifted, reverted = ledger.history(MODEL)[-2:]
+    assert (shifted.action, reverted.action, reverted.traffic) == ("shift", "revert", {champion: 100})
+    took = (reverted.time - shifted.time).total_seconds()
+    print(f"taken back after {took:.1f} s: {reverted.reason}; {load.answered} and {later.answered} answers")
+    assert took < 30
+    assert load.failures == []
+    # who asks now is answered at once, also while others still wait for what hung
+    assert later.failures == []
+    assert later.answered > PER_SECOND
     check_answers(load, ledger)
     assert containers_of(settings, version=str(plan.version)) == []
 

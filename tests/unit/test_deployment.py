@@ -6,6 +6,7 @@ import pytest
 from small_bundle import MODEL, make_config, make_settings
 
 import windvane.deployment as deploying
+from windvane.bake_step import Counted, Silence
 from windvane.deployment import Plan, package, promote, rehearse, revert_expired, roll_out
 from windvane.errors import RehearsalFailed, RolloutFailed, ServiceUnavailable, StaleEpoch
 from windvane.judge_rollout import Check, Judgement
@@ -249,6 +250,19 @@ def test_an_endpoint_that_is_not_there_stops_before_the_ledger_says_anything(set
     with pytest.raises(ServiceUnavailable):
         roll_out(make_config(), settings, plan_of())
     assert rows(ledger) == []
+
+
+def test_a_version_that_answers_nothing_is_noticed_by_the_one_beside_it():
+    silence = Silence(2, 1, {1: 75, 2: 25})
+    looks = [(10, 4), (40, 14), (70, 14), (100, 14), (130, 15), (160, 15), (3, 15), (33, 15)]
+    found = [silence.look({1: Counted(ours), 2: Counted(theirs)}, now=float(i)) for i, (ours, theirs) in enumerate(looks)]
+    # counters that begin anew, as after a restart, say nothing
+    assert found == [(0, 0), (0, 0), (1, 10), (2, 20), (0, 0), (1, 10), (0, 0), (1, 10)]
+
+
+def test_without_a_version_beside_it_silence_says_nothing():
+    silence = Silence(2, None, {2: 100})
+    assert [silence.look({2: Counted(5)}, now=now) for now in (1.0, 9.0)] == [(0, 0), (8, 0)]
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,6 +18,7 @@ from small_bundle import MODEL, make_bundle, make_config, make_settings, write_c
 import windvane.align_alias as aligning
 import windvane.reconcile as reconciling
 import windvane.register_model as registering
+from windvane.check_health import check_health, silent_endpoints
 from windvane.errors import ServiceUnavailable, StorageError
 from windvane.ledger import Ledger
 from windvane.process_target import ProcessTarget, environment_of, fetch_model
@@ -260,3 +263,36 @@ def test_the_daemon_serves_survives_a_crash_and_takes_its_servers_along(settings
         second.wait(20)
     assert find_servers(settings) == []
     assert not psutil.pid_exists(second.pid)
+
+
+@pytest.mark.parametrize(
+    ("target", "seconds", "state"),
+    [("process", 100, "answers 503"), ("process", 1, "ready"), ("docker", 100, "answers 503"), ("docker", 1, None)],
+)
+def test_an_endpoint_that_answers_and_does_not_serve_what_it_should_is_not_ready(settings, ledger, target, seconds, state):
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(503)
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        write_config(settings, make_config(port=server.server_port, target=target))
+        running = SimpleNamespace(created=time.time() - seconds)
+        platform = SimpleNamespace(
+            process=lambda name: running if name == "reconciler" else None,
+            ports={"airflow": 9, "mlflow": 9},
+            airflow_url="http://127.0.0.1:9",
+            mlflow_url="http://127.0.0.1:9",
+        )
+        # nothing should serve yet
+        assert check_health(settings, platform).get(f"endpoint of {MODEL}") == ("ready" if target == "process" else None)
+        assert silent_endpoints(settings) == []
+        add(ledger, "promote", 1)
+        assert check_health(settings, platform).get(f"endpoint of {MODEL}") == state
+        assert silent_endpoints(settings) == [
+            f"{MODEL}: the ledger says that it serves, and http://127.0.0.1:{server.server_port}/health answers 503"
+        ]
+        server.shutdown()

@@ -1,5 +1,6 @@
 """Which version is deployed, and that nothing serves without a passed verdict or a person's word."""
 
+import json
 import shutil
 from datetime import UTC, datetime
 
@@ -71,6 +72,29 @@ def test_a_person_may_override_by_number_and_it_is_recorded(settings, registry):
     registry[4] = (4, make_bundle(settings, passed=False).digest)
     plan = resolve_release(make_config(), settings, "4", actor="ada")
     assert (plan.version, plan.override, plan.actor) == (4, True, "ada")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason"),
+    [
+        (
+            [("floor", True, "0.71 is enough"), ("size", False, "9 MB is more than 5 MB"), ("slices", False, "JFK: 0.51")],
+            "version 4 was asked for; its gates refused it: size: 9 MB is more than 5 MB; slices: JFK: 0.51",
+        ),
+        ([], "version 4 was asked for; its gates refused it: the verdict names none that passed"),
+        (None, "version 4 was asked for; its gates were never run"),
+    ],
+    ids=["refused", "no gates", "no verdict"],
+)
+def test_the_reason_of_an_override_says_why_the_gates_refused(settings, registry, verdict, reason):
+    bundle = make_bundle(settings, passed=None)
+    registry[4] = (4, bundle.digest)
+    if verdict is not None:
+        gates = [{"name": name, "passed": passed, "reason": told} for name, passed, told in verdict]
+        path = settings.bundles / "verdicts" / f"{bundle.digest}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"passed": False, "gates": gates}))
+    assert resolve_release(make_config(), settings, 4).reason == reason
 
 
 def test_a_verdict_that_says_anything_but_true_has_not_passed(settings, registry):

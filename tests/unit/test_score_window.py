@@ -261,7 +261,7 @@ def test_progress_is_told(platform, monkeypatch, caplog, small_batches):
     monkeypatch.setattr(module, "_PROGRESS_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="windvane.score_window"):
         platform.score()
-    told = [record.getMessage() for record in caplog.records]
+    told = [record.getMessage() for record in caplog.records if record.name == "windvane.score_window"]
     assert len(told) == 10
     assert "lake/tiny/raw version 1: scored 100 of 1000 rows (10 %), " in told[0]
     assert "scored 1000 of 1000 rows (100 %), " in told[-1]

@@ -24,8 +24,9 @@ WAIT, HANG = -1.0, -2.0
 class Model:
     """Says for each row how many were predicted together; -1 waits until it is let go, -2 waits longer."""
 
-    def __init__(self, version=1):
+    def __init__(self, version=1, *, side_by_side=False):
         self.version = version
+        self.side_by_side = side_by_side
         self.let_go = threading.Event()
         self.started = threading.Event()
         self.sizes = []
@@ -113,6 +114,57 @@ def test_large_requests_do_not_go_together():
     assert model.sizes == [1, 1, 1, 1]
 
 
+def test_beside_a_large_request_one_more_batch_is_scored():
+    model = Model(side_by_side=True)
+
+    async def test(batcher):
+        first = batcher.submit(model, job(WAIT, size=20_000))
+        await wait_for(model.started)
+        answers = await asyncio.gather(*[batcher.submit(model, job()) for _ in range(5)])
+        assert not first.done()
+        model.let_go.set()
+        return [*answers, await first]
+
+    answers, _ = run(test)
+    assert [json.loads(answer.body) for answer in answers] == [{"predictions": [1.0]}] * 6
+    assert model.sizes == [1, 5]
+
+
+@pytest.mark.parametrize(("side_by_side", "size"), [(True, 0), (False, 20_000)], ids=["small", "own Python"])
+def test_otherwise_one_batch_is_scored_at_a_time(side_by_side, size):
+    model = Model(side_by_side=side_by_side)
+
+    async def test(batcher):
+        first = batcher.submit(model, job(WAIT, size=size))
+        await wait_for(model.started)
+        second = batcher.submit(model, job(size=size))
+        await asyncio.sleep(0.1)
+        assert model.sizes == [1]
+        model.let_go.set()
+        await asyncio.gather(first, second)
+
+    run(test)
+
+
+def test_a_large_request_that_hangs_does_not_hold_up_the_others():
+    model = Model(side_by_side=True)
+
+    async def test(batcher):
+        hanging = batcher.submit(model, job(HANG, size=20_000))
+        await wait_for(model.started)
+        for _ in range(30):
+            await batcher.submit(model, job())
+            await asyncio.sleep(0.01)
+        with pytest.raises(RequestError, match="no answer within"):
+            await hanging
+        await asyncio.sleep(0.6)
+        assert not batcher.stuck
+        return await asyncio.gather(*[batcher.submit(model, job()) for _ in range(3)])
+
+    answers, _ = run(test, answer_seconds=0.2)
+    assert len(answers) == 3
+
+
 def test_too_many_requests_are_refused_at_once_and_those_that_wait_are_answered(monkeypatch):
     monkeypatch.setattr(batch_requests, "MAX_WAITING", 10)
     model = Model()
@@ -131,6 +183,24 @@ def test_too_many_requests_are_refused_at_once_and_those_that_wait_are_answered(
 
     error, _ = run(test)
     assert (error.status, error.kind) == (503, "overload")
+
+
+def test_many_requests_wait_only_while_they_are_taken_quickly(monkeypatch):
+    monkeypatch.setattr(batch_requests, "_MANY_WAITING", 10)
+    monkeypatch.setattr(batch_requests, "_LONG_SECONDS", 0.2)
+    model = Model()
+
+    async def test(batcher):
+        first = batcher.submit(model, job(WAIT))
+        await wait_for(model.started)
+        later = [batcher.submit(model, job()) for _ in range(10)]
+        assert not batcher.full
+        await asyncio.sleep(0.25)
+        assert batcher.full
+        model.let_go.set()
+        await asyncio.gather(first, *later)
+
+    run(test)
 
 
 def test_few_requests_of_many_bytes_are_refused_too(monkeypatch):

@@ -70,6 +70,27 @@ def test_rows_are_written_with_all_columns(tmp_path):
     assert not list((tmp_path / "tiny").glob(".*"))
 
 
+def test_arrays_are_logged_as_the_same_lists(tmp_path):
+    lists = {"distance": [1.0, None, -0.0, 1e300], "seats": [1, 2, 3, -(2**63)], "at": [TICKS, None, -1, 1]}
+    arrays = {
+        "distance": np.array(lists["distance"], dtype=float),
+        "seats": np.array(lists["seats"]),
+        "at": np.array([np.datetime64("NaT") if value is None else value for value in lists["at"]], dtype="datetime64[us]"),
+    }
+    log = RequestLog(tmp_path)
+    log.start()
+    log.put(scored(rows=4, columns=lists, times=lists["at"]))
+    log.put(scored(rows=4, columns=arrays, times=arrays["at"]))
+    log.put(scored(rows=4, columns=arrays, times=[None] * 4))
+    log.close()
+
+    found = read(tmp_path)
+    assert [row["features"] for row in found[:4]] == [row["features"] for row in found[4:8]]
+    assert json.loads(found[1]["features"]) == {"distance": None, "seats": 2, "at": None}
+    assert [row["time"] for row in found[:4]] == [row["time"] for row in found[4:8]]
+    assert [row["time"] is None for row in found] == [False, True, False, False] * 2 + [True] * 4
+
+
 def test_requests_that_were_scored_together_keep_their_own_names_numbers_and_times(tmp_path):
     log = RequestLog(tmp_path)
     log.start()

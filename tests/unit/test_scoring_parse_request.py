@@ -154,6 +154,17 @@ def test_nan_is_null_in_a_nullable_column_of_numbers_only():
         assert f"row 0: {field}: got NaN" in refused(raw_record(field, "NaN"))[1]
 
 
+@pytest.mark.parametrize("rows", [1, 300])
+@pytest.mark.parametrize("colon", [":", " :", "\n:", "\t:", "\r:", " \n :"])
+def test_in_a_small_and_in_a_large_body_a_name_that_comes_twice_is_found(rows, colon):
+    good = ",".join(f'"{name}"{colon} {json.dumps(value)}' for name, value in ROW.items())
+    whole = [f"{{{good}}}"] * rows
+    assert parse(f'{{"dataframe_records"{colon}[{",".join(whole)}]}}'.encode()).rows == rows
+    twice = [*whole[:-1], f'{{{good},"seats"{colon}1}}']
+    status, message = refused(f'{{"dataframe_records"{colon}[{",".join(twice)}]}}'.encode())
+    assert (status, "'seats' appears twice" in message) == (400, True)
+
+
 @pytest.mark.parametrize(
     "body",
     [

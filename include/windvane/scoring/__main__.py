@@ -84,6 +84,8 @@ def _serve(options: argparse.Namespace, settings: Settings, listener: socket.soc
     # what is loaded now stays: no collection has to look through it again
     gc.collect()
     gc.freeze()
+    # a large request makes thousands of lists, of which none is in a cycle
+    gc.set_threshold(10_000, 20, 20)
     # uvicorn stops gracefully on these and then raises them again, which would make a clean stop look like a crash
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

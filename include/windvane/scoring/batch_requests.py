@@ -1,4 +1,4 @@
-"""Gives waiting requests to the one prediction thread, all that wait at a time, and their answers back to the event loop."""
+"""Gives waiting requests to the prediction thread, all that wait at a time, and their answers back to the event loop."""
 
 import asyncio
 import logging
@@ -16,10 +16,16 @@ from windvane.scoring.serve_version import Served
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 60.0
-MAX_WAITING = 512
+MAX_WAITING = 1536
+# so many may wait where the first of them does not wait long: to refuse one costs half as much as to answer it
+_MANY_WAITING = 512
+_LONG_SECONDS = 0.25
 MAX_WAITING_BYTES = 64_000_000
 # about a thousand rows: more are hardly cheaper together, and make the others wait
 _BATCH_BYTES = 128_000
+# a few hundred rows: most of their time is spent in the model, which leaves the interpreter to others
+_LARGE_BYTES = 16_000
+_MOST_AT_ONCE = 2
 _MAX_STUCK = 3
 _LOOK_SECONDS = 0.25
 
@@ -35,8 +41,9 @@ class Batcher:
     """Scores requests in a thread, so that a slow or hanging model never stops the event loop.
 
     A request that finds the thread idle goes at once. While the thread predicts, others wait and then go together, at most about
-    a thousand rows, and only those of one version. A batch that takes longer than a request may is given up: its requests
-    get 503, and a new thread takes the next, up to three times.
+    a thousand rows, and only those of one version. Beside a large request one more batch is scored, in a second thread, where the
+    version allows it. A batch that takes longer than a request may is given up: its requests get 503, and a new thread takes the
+    next, up to three times.
 
     All methods but the thread's belong to the event loop.
     """
@@ -52,28 +59,30 @@ class Batcher:
         self._answer_seconds = answer_seconds
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
-        self._running: list[_Waiting] | None = None
         self._planned = False
         self._stuck = 0
-        self._worker: _Worker | None = None
+        self._workers: list[_Worker] = []
         self._look: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Start the prediction thread."""
         self._loop = asyncio.get_running_loop()
-        self._worker = _Worker(self._loop, self._deliver)
+        self._workers.append(_Worker(self._loop, self._deliver))
 
     def stop(self) -> None:
         """Let the thread end after what it does now."""
         if self._look is not None:
             self._look.cancel()
-        if self._worker is not None:
-            self._worker.queue.put(None)
+        for worker in self._workers:
+            worker.queue.put(None)
 
     @property
     def full(self) -> bool:
         """Whether a further request has to be refused."""
-        return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
+        waiting = len(self._waiting)
+        if waiting >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
+            return True
+        return waiting >= _MANY_WAITING and time.perf_counter() - self._waiting[0].job.complete > _LONG_SECONDS
 
     @property
     def stuck(self) -> bool:
@@ -93,32 +102,50 @@ class Batcher:
         self._waiting.append(_Waiting(served, job, answer, job.complete + self._answer_seconds))
         self._waiting_bytes += len(job.body)
         # at the end of this turn of the loop, so that requests that came in the same turn go together
-        if self._running is None and not self._planned:
+        if not self._planned and self._free_worker() is not None:
             self._planned = True
             self._loop.call_soon(self._dispatch)
         if self._look is None:
             self._look = self._loop.call_later(_LOOK_SECONDS, self._give_up_late)
         return answer
 
+    def _free_worker(self) -> "_Worker | None":
+        """The thread that may take what waits now."""
+        if not self._waiting or self.stuck:
+            return None
+        busy = [worker.batch for worker in self._workers if worker.batch]
+        if not busy:
+            return self._workers[0] if self._workers else None
+        # many small requests spend their time in the interpreter, of which there is one: a second thread would only slow them down
+        beside = len(busy) < _MOST_AT_ONCE and busy[0][0].served.side_by_side and self._waiting[0].served.side_by_side
+        if not beside or not (_is_large(busy[0][0]) or _is_large(self._waiting[0])):
+            return None
+        free = next((worker for worker in self._workers if not worker.batch), None)
+        if free is None:
+            free = _Worker(self._loop, self._deliver)
+            self._workers.append(free)
+        return free
+
     def _dispatch(self) -> None:
         self._planned = False
-        if self._running is not None or not self._waiting or self._worker is None or self.stuck:
-            return
-        served, size = self._waiting[0].served, 0
-        batch: list[_Waiting] = []
-        while self._waiting and self._waiting[0].served is served and (not batch or size + len(self._waiting[0].job.body) <= _BATCH_BYTES):
-            batch.append(self._waiting.popleft())
-            size += len(batch[-1].job.body)
-        self._waiting_bytes -= size
-        self._running = batch
-        self._worker.queue.put(batch)
+        while (worker := self._free_worker()) is not None:
+            served, size = self._waiting[0].served, 0
+            batch: list[_Waiting] = []
+            while (
+                self._waiting and self._waiting[0].served is served and (not batch or size + len(self._waiting[0].job.body) <= _BATCH_BYTES)
+            ):
+                batch.append(self._waiting.popleft())
+                size += len(batch[-1].job.body)
+            self._waiting_bytes -= size
+            worker.batch = batch
+            worker.queue.put(batch)
 
-    def _deliver(self, batch: list[_Waiting], scored: Scored) -> None:
-        if batch is not self._running:
+    def _deliver(self, worker: "_Worker", batch: list[_Waiting], scored: Scored) -> None:
+        if worker.batch is not batch:
             # it was given up; that it ended after all frees a thread
             self._stuck -= 1
             return
-        self._running = None
+        worker.batch = None
         self._dispatch()
         for one, result in zip(batch, scored.results, strict=True):
             _settle(one.answer, result)
@@ -132,17 +159,24 @@ class Batcher:
             one = self._waiting.popleft()
             self._waiting_bytes -= len(one.job.body)
             _settle(one.answer, late)
-        if self._running and self._running[0].until <= now and self._worker is not None:
-            log.error("version %d: a prediction of %d requests hangs and is given up", self._running[0].served.version, len(self._running))
-            for one in self._running:
-                _settle(one.answer, late)
-            self._running = None
-            self._stuck += 1
-            self._worker.queue.put(None)
-            self._worker = _Worker(self._loop, self._deliver)
-            self._dispatch()
-        if self._waiting or self._running:
+        for place, worker in enumerate(self._workers):
+            if worker.batch and worker.batch[0].until <= now:
+                log.error(
+                    "version %d: a prediction of %d requests hangs and is given up", worker.batch[0].served.version, len(worker.batch)
+                )
+                for one in worker.batch:
+                    _settle(one.answer, late)
+                worker.batch = None
+                worker.queue.put(None)
+                self._stuck += 1
+                self._workers[place] = _Worker(self._loop, self._deliver)
+        self._dispatch()
+        if self._waiting or any(worker.batch for worker in self._workers):
             self._look = self._loop.call_later(_LOOK_SECONDS, self._give_up_late)
+
+
+def _is_large(one: _Waiting) -> bool:
+    return len(one.job.body) >= _LARGE_BYTES
 
 
 def _settle(answer: "asyncio.Future[Answer]", result: Answer | RequestError) -> None:
@@ -156,7 +190,10 @@ def _settle(answer: "asyncio.Future[Answer]", result: Answer | RequestError) -> 
 
 
 class _Worker:
-    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[list[_Waiting], Scored], None]) -> None:
+    """A thread, and the batch that it scores; None once that is delivered or given up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[["_Worker", list[_Waiting], Scored], None]) -> None:
+        self.batch: list[_Waiting] | None = None
         self.queue: SimpleQueue[list[_Waiting] | None] = SimpleQueue()
         self._loop = loop
         self._deliver = deliver
@@ -170,7 +207,7 @@ class _Worker:
                 log.exception("a defect of the scoring service; %d requests get 500", len(batch))
                 scored = Scored([RequestError(500, "a defect of the scoring service; its log says more")] * len(batch), [])
             try:
-                self._loop.call_soon_threadsafe(self._deliver, batch, scored)
+                self._loop.call_soon_threadsafe(self._deliver, self, batch, scored)
             except RuntimeError:
                 log.debug("the service has stopped; %d answers are not sent", len(batch))
                 return

@@ -74,7 +74,8 @@ def convert_column(values: list[Any], column: Column, *, from_text: bool = False
 def as_array(values: list[Any], column: Column) -> np.ndarray:
     """What `convert_column` returns, as the array of shape (n,) that a predictor takes."""
     if column.type == "datetime":
-        return np.array([_NAT if value is None else value for value in values], dtype="int64").view("datetime64[us]")
+        ticks = [_NAT if value is None else value for value in values] if column.nullable else values
+        return np.array(ticks, dtype="int64").view("datetime64[us]")
     if column.type == "boolean":
         return np.array(values, dtype="float64" if column.nullable else "bool")
     return np.array(values, dtype={"string": "object", "double": "float64", "long": "int64"}[column.type])

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
+Values = list[Any] | np.ndarray
 _MOMENT = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
     [
@@ -51,8 +52,8 @@ class ScoredRows:
     Attributes:
         requests: The requests that they came in, in the order of the rows.
         size: Bytes of those requests: about what the rows hold in memory.
-        columns: The input columns, one value per row, None for null.
-        datetimes: Names of the columns that hold microseconds since 1970, UTC.
+        columns: The input columns, one value per row, None for null; or arrays, with NaN and NaT for null.
+        datetimes: Names of the columns that hold microseconds since 1970, UTC, or datetime64[us].
         times: Like the values of such a column.
         predictions: A label or value per row.
         scores: Probability of the positive class, or the value of a regression; None where there is no such number.
@@ -63,10 +64,10 @@ class ScoredRows:
     digest: str
     requests: Sequence[LoggedRequest]
     size: int
-    columns: Mapping[str, list[Any]]
+    columns: Mapping[str, Values]
     datetimes: Collection[str]
     ids: list[str | None]
-    times: list[int | None]
+    times: Values
     predictions: list[Any]
     scores: list[float] | None
     probabilities: np.ndarray | None
@@ -91,12 +92,16 @@ def encode_rows(batch: Sequence[ScoredRows], segment: str) -> pa.RecordBatch:
         "received": _numbers(np.repeat(np.array([request.received for request in requests]), per_request), _MOMENT),
         "version": _numbers(np.repeat(np.array([scored.version for scored in batch]), per_batch), pa.int64()),
         "digest": _repeated([scored.digest for scored in batch], per_batch),
-        "id": _texts([value and value.encode() for scored in batch for value in scored.ids]),
-        "time": _nullable(_joined(scored.times for scored in batch), _MOMENT),
+        "id": _texts(_joined(_encoded(scored.ids) for scored in batch)),
+        "time": _times([scored.times for scored in batch]),
         "features": _texts(_joined(_rows_as_json(scored) for scored in batch)),
         "prediction": _texts(_joined(_predictions(scored) for scored in batch)),
         "score": _nullable(_joined(_scores(scored) for scored in batch), pa.float64()),
-        "probabilities": _texts(_joined(_probabilities(scored) for scored in batch)),
+        "probabilities": (
+            _nothing(total)
+            if all(scored.probabilities is None for scored in batch)
+            else _texts(_joined(_probabilities(scored) for scored in batch))
+        ),
         "milliseconds": _numbers(np.repeat(np.array([request.milliseconds for request in requests]), per_request), pa.float64()),
     }
     return pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
@@ -106,28 +111,54 @@ def _rows_as_json(scored: ScoredRows) -> list[bytes]:
     """A JSON object per row, put together from the JSON of each column's values: that is quicker than row by row."""
     if not scored.columns:
         return [b"{}"] * scored.rows
-    names = [orjson.dumps(name).replace(b"%", b"%%") for name in scored.columns]
-    template = b"{" + b",".join(name + b":%b" for name in names) + b"}"
-    columns = [_moments(values) if name in scored.datetimes else _values(values) for name, values in scored.columns.items()]
-    return list(map(template.__mod__, zip(*columns, strict=True)))
+    parts: list[Iterable[bytes]] = []
+    for number, (name, values) in enumerate(scored.columns.items()):
+        before = (b"," if number else b"{") + orjson.dumps(name) + b":"
+        if name in scored.datetimes:
+            parts += repeat(before), _moments(values)
+        elif isinstance(values, list) and isinstance(next((value for value in values if value is not None), None), str):
+            texts = {value: before + orjson.dumps(value) for value in set(values)}
+            parts.append(map(texts.__getitem__, values))
+        else:
+            parts += repeat(before), orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    return list(map(b"".join, zip(*parts, repeat(b"}", scored.rows), strict=False)))
 
 
-def _values(values: list[Any]) -> list[bytes]:
-    if str not in set(map(type, values)):
-        return orjson.dumps(values)[1:-1].split(b",")
-    texts = {value: orjson.dumps(value) for value in set(values)}
-    return [texts[value] for value in values]
+def _moments(values: Values) -> list[bytes]:
+    ticks, known = _ticks(values)
+    texts = orjson.dumps(ticks.view("datetime64[us]"), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC)[1:-1].split(b",")
+    return texts if known is None else [text if there else b"null" for text, there in zip(texts, known.tolist(), strict=True)]
 
 
-def _moments(ticks: list[int | None]) -> list[bytes]:
-    known = np.array([0 if tick is None else tick for tick in ticks], dtype="int64").view("datetime64[us]")
-    texts = orjson.dumps(known, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC)[1:-1].split(b",")
-    return [b"null" if tick is None else text for tick, text in zip(ticks, texts, strict=True)] if None in ticks else texts
+def _ticks(values: Values) -> tuple[np.ndarray, np.ndarray | None]:
+    """Microseconds since 1970, 0 for null; and which are known, None for all."""
+    if isinstance(values, list):
+        nulls = None in values
+        known = np.array([value is not None for value in values]) if nulls else None
+        return np.array([0 if value is None else value for value in values] if nulls else values, dtype="int64"), known
+    unknown = np.isnat(values)
+    ticks = values.view("int64")
+    return (np.where(unknown, 0, ticks), ~unknown) if unknown.any() else (ticks, None)
 
 
-def _predictions(scored: ScoredRows) -> list[bytes]:
+def _times(parts: list[Values]) -> pa.Array:
+    ticks, known = zip(*map(_ticks, parts), strict=True)
+    if all(one is None for one in known):
+        return _numbers(np.concatenate(ticks), _MOMENT)
+    there = [np.ones(len(values), dtype=bool) if one is None else one for values, one in zip(ticks, known, strict=True)]
+    return _numbers(np.concatenate(ticks), _MOMENT, np.concatenate(there))
+
+
+def _predictions(scored: ScoredRows) -> Iterable[bytes]:
     texts = {value: str(value).encode() for value in set(scored.predictions)}
-    return [texts[value] for value in scored.predictions]
+    return map(texts.__getitem__, scored.predictions)
+
+
+def _encoded(texts: Sequence[str | None]) -> Sequence[bytes | None]:
+    try:
+        return list(map(str.encode, texts))  # type: ignore[arg-type]
+    except TypeError:
+        return [None if text is None else text.encode() for text in texts]
 
 
 def _scores(scored: ScoredRows) -> Sequence[float | None]:
@@ -161,6 +192,12 @@ def _texts(values: list[Any]) -> pa.Array:
     known = pa.py_buffer(np.packbits([value is not None for value in values], bitorder="little")) if nulls else None
     present = [value or b"" for value in values] if nulls else values
     return pa.StringArray.from_buffers(n, _ends(np.fromiter(map(len, present), "int32", n)), pa.py_buffer(b"".join(present)), known, nulls)
+
+
+def _nothing(n: int) -> pa.Array:
+    """Null, n times."""
+    known, ends = pa.py_buffer(bytes(-(-n // 8))), pa.py_buffer(bytes(4 * (n + 1)))
+    return pa.StringArray.from_buffers(n, ends, pa.py_buffer(b""), known, n)
 
 
 def _repeated(texts: list[str], times: Any) -> pa.Array:

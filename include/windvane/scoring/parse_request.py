@@ -10,6 +10,7 @@ import difflib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 from windvane.scoring.convert_values import convert_column, describe
@@ -207,7 +208,8 @@ def _from_lists(data: Any, names: list[str], where: str) -> Table:
             if not isinstance(row, list) or len(row) != width:
                 got = f"{len(row)} values" if isinstance(row, list) else describe(row)
                 raise RequestError(400, f"{where}: row {number}: got {got}, allowed is a list of {width} values: {show_names(names)}")
-    return names, dict(zip(names, map(list, zip(*data, strict=True)), strict=True)) if data else {}, len(data)
+    values = list(chain.from_iterable(data))
+    return names, {name: values[place::width] for place, name in enumerate(names)} if data else {}, len(data)
 
 
 def _read_csv(body: bytes) -> Table:
@@ -256,12 +258,16 @@ def _refuse_names(names: Sequence[str], layout: Layout, *, row: int = 0) -> None
 def _ids(values: Mapping[str, list[Any]], layout: Layout, rows: int) -> list[str | None]:
     if layout.id is None or layout.id not in values:
         return [None] * rows
-    for number, value in enumerate(values[layout.id]):
+    given = values[layout.id]
+    kinds = set(map(type, given))
+    if kinds == {str} and max(map(len, given)) <= MAX_ID:
+        return convert_column(given, Column(layout.id, "string", True))
+    for number, value in enumerate(given):
         if value is not None and (not isinstance(value, str | int) or isinstance(value, bool) or len(str(value)) > MAX_ID):
             raise RequestError(
                 400, f"row {number}: {layout.id}: got {describe(value)}, allowed is a text of at most {MAX_ID} characters or an integer"
             )
-    texts = [None if value is None else str(value) for value in values[layout.id]]
+    texts = [None if value is None else str(value) for value in given]
     return convert_column(texts, Column(layout.id, "string", True))
 
 

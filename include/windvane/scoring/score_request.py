@@ -6,7 +6,7 @@ of all of them cannot be predicted together, each is predicted alone: one bad ro
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from windvane.errors import DataError, ModelCodeError
 from windvane.predictor import Predictions
 from windvane.scoring.answer_infer import encode_infer
 from windvane.scoring.convert_values import as_array
-from windvane.scoring.encode_segment import LoggedRequest, ScoredRows
+from windvane.scoring.encode_segment import LoggedRequest, ScoredRows, Values
 from windvane.scoring.parse_infer import InferRequest, parse_infer
 from windvane.scoring.parse_request import Request, parse_request
 from windvane.scoring.request_error import RequestError
@@ -26,6 +26,7 @@ from windvane.scoring.serve_version import Served
 log = logging.getLogger(__name__)
 
 _MANY_ROWS = 64
+_AS_ARRAYS = ("double", "long", "datetime")
 
 
 class Job(NamedTuple):
@@ -100,9 +101,10 @@ def score_batch(served: Served, jobs: Sequence[Job]) -> Scored:
 
 def _score(served: Served, ready: Sequence[_Ready], scored: Scored) -> None:
     columns = {c.name: _join([one.request.columns[c.name] for one in ready]) for c in served.layout.columns}
+    arrays = {c.name: as_array(columns[c.name], c) for c in served.layout.columns}
     rows = sum(one.request.rows for one in ready)
     try:
-        predictions = _predict(served, columns, rows)
+        predictions = _predict(served, arrays, rows)
     except RequestError as exc:
         if len(ready) == 1:
             scored.results[ready[0].place] = _light(exc)
@@ -123,16 +125,22 @@ def _score(served: Served, ready: Sequence[_Ready], scored: Scored) -> None:
         logged.append(LoggedRequest(one.job.request_id, one.job.received, one.request.rows, milliseconds))
         start = end
     classes = served.predictor.classes
+    times: Values = _join([one.request.times for one in ready])
+    logged_columns: Mapping[str, Values] = columns
+    # arrays are quicker to log, but the team's own Python may have changed them
+    if served.side_by_side:
+        logged_columns = {c.name: arrays[c.name] if c.type in _AS_ARRAYS else columns[c.name] for c in served.layout.columns}
+        times = arrays[served.layout.time] if served.layout.time in served.layout.datetimes else times
     scored.rows.append(
         ScoredRows(
             version=served.version,
             digest=served.digest,
             requests=logged,
-            columns=columns,
+            columns=logged_columns,
             size=sum(len(one.job.body) for one in ready),
             datetimes=served.layout.datetimes,
             ids=_join([one.request.ids for one in ready]),
-            times=_join([one.request.times for one in ready]),
+            times=times,
             predictions=values,
             scores=_scores(predictions, classes),
             probabilities=predictions.probabilities if classes is not None and len(classes) > 2 else None,
@@ -140,9 +148,9 @@ def _score(served: Served, ready: Sequence[_Ready], scored: Scored) -> None:
     )
 
 
-def _predict(served: Served, columns: dict[str, list[Any]], rows: int) -> Predictions:
+def _predict(served: Served, columns: Mapping[str, np.ndarray], rows: int) -> Predictions:
     try:
-        predictions = served.predictor.predict_columns({c.name: as_array(columns[c.name], c) for c in served.layout.columns})
+        predictions = served.predictor.predict_columns(columns)
     except DataError as exc:
         raise RequestError(400, str(exc)) from exc
     except ModelCodeError as exc:

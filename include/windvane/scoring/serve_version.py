@@ -39,6 +39,7 @@ class Served:
     Attributes:
         since: When this process began to serve it.
         outputs: The tensors of its answers.
+        side_by_side: Whether two threads may predict at once: only where nothing of it is the team's own Python.
     """
 
     version: int
@@ -47,6 +48,7 @@ class Served:
     layout: Layout
     since: datetime
     outputs: tuple[Output, ...]
+    side_by_side: bool = False
 
     @property
     def model(self) -> str:
@@ -119,6 +121,7 @@ def load_version(bundles: Path, wanted: Wanted, *, model: str | None) -> Served:
         layout=Layout.from_manifest(bundle.manifest),
         since=datetime.now(UTC),
         outputs=outputs_of(predictor.classes, probabilities=golden.probabilities is not None),
+        side_by_side=predictor.runtime == "onnx" and bundle.manifest["runtime"].get("features") is not None,
     )
 
 
