@@ -11,6 +11,7 @@ from windvane.errors import BundleError, DataError, ModelCodeError
 from windvane.onnx_estimators import converters
 from windvane.onnx_graph import NotConvertible
 from windvane.onnx_predictor import OnnxPredictor
+from windvane.onnx_recalibration import add_recalibration
 from windvane.predictor import Predictions, make_features
 from windvane.run_features import FeatureProgram
 from windvane.signature import arrays_of, conform
@@ -125,7 +126,7 @@ def convert_onnx(pipeline: Any, made: "pd.DataFrame", *, classifier: bool) -> by
     """Convert a pipeline.
 
     Args:
-        pipeline: Fitted, from features to predictions.
+        pipeline: Fitted, from features to predictions; it may have a recalibration behind it.
         made: Some rows of features: their columns become the inputs, texts as strings, all else as doubles, each of shape (n, 1).
 
     Returns:
@@ -140,6 +141,10 @@ def convert_onnx(pipeline: Any, made: "pd.DataFrame", *, classifier: bool) -> by
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import FunctionTransformer
 
+    from windvane.recalibrated_pipeline import is_recalibrated, recalibration_of
+
+    calibration = recalibration_of(pipeline) if is_recalibrated(pipeline) else None
+    pipeline = pipeline if calibration is None else pipeline.pipeline
     if classifier and not hasattr(pipeline, "predict_proba"):
         raise NotConvertible("it has no predict_proba")
     kinds = {"O": StringTensorType, "f": DoubleTensorType, "i": DoubleTensorType, "u": DoubleTensorType, "b": DoubleTensorType}
@@ -169,6 +174,8 @@ def convert_onnx(pipeline: Any, made: "pd.DataFrame", *, classifier: bool) -> by
         # skl2onnx stops at 3; the tables of doubles came with 4, which changed nothing else that is used here
         opset.version = 4 if opset.domain == "ai.onnx.ml" else opset.version
     _keep_output(model.graph, 1 if classifier else 0)
+    if calibration is not None:
+        add_recalibration(model.graph, calibration)
     data: bytes = model.SerializeToString()
     return data
 

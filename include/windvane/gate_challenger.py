@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from windvane.bundle import Bundle
-from windvane.compare_models import align_classes, outcomes_of, paired_bootstrap, score_outcomes, scores_of
+from windvane.compare_models import Comparison, align_classes, outcomes_of, paired_bootstrap, score_outcomes, scores_of
 from windvane.config import ModelConfig
 from windvane.errors import BundleError, DataError, ModelCodeError
 from windvane.fit_baselines import fit_baselines
+from windvane.gate_calibration import judge_calibration
+from windvane.gate_fairness import judge_fairness
 from windvane.lake import Lake
 from windvane.predictor import Predictions, Predictor, load_predictor
 from windvane.settings import Settings
@@ -23,6 +25,7 @@ from windvane.verdict import Gate, Verdict, load_verdict, store_verdict
 log = logging.getLogger(__name__)
 
 _MOST_SLICES_NAMED = 5
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Judged:
         challenger: Scores of the challenger, from `scores_of`.
         champion: Scores of the champion on the same rows; None when there is none, or it cannot score them.
         champion_problem: Why it cannot.
+        recalibrated: Whether the challenger is the champion with another calibration, which cannot show in a metric of ranks.
     """
 
     config: ModelConfig
@@ -43,6 +47,7 @@ class Judged:
     challenger: np.ndarray
     champion: np.ndarray | None = None
     champion_problem: str | None = None
+    recalibrated: bool = False
 
 
 def gate_challenger(
@@ -66,7 +71,8 @@ def gate_challenger(
     gates = [*_luck(challenger, champion), _size(config, challenger)]
     gates += judge_sanity(config, holdout[config.data.label], predictions, predictor.classes)
     if all(gate.passed for gate in gates):
-        judged, baselines = _score_all(config, predictor, predictions, champion, train=train, holdout=holdout)
+        recalibrated = champion is not None and challenger.manifest.get("recalibrated_from") == champion.digest
+        judged, baselines = _score_all(config, predictor, predictions, champion, train=train, holdout=holdout, recalibrated=recalibrated)
         gates += judge_quality(judged, baselines, first=champion is None)
     else:
         failed = ", ".join(gate.name for gate in gates if not gate.passed)
@@ -103,6 +109,7 @@ def judge_quality(judged: Judged, baselines: dict[str, np.ndarray], *, first: bo
     """The gates that are about the metric.
 
     Args:
+        judged: The holdout rows.
         baselines: Name to scores on the same rows.
         first: Whether there is no champion yet.
     """
@@ -112,6 +119,10 @@ def judge_quality(judged: Judged, baselines: dict[str, np.ndarray], *, first: bo
     gates.append(_champion(judged, first=first))
     if judged.config.gates.slices:
         gates.append(_slices(judged, first=first))
+    if judged.config.gates.fairness:
+        gates.append(_fairness(judged))
+    if judged.config.gates.calibration:
+        gates.append(_calibration(judged))
     return gates
 
 
@@ -143,8 +154,11 @@ def _score_all(
     *,
     train: pd.DataFrame,
     holdout: pd.DataFrame,
+    recalibrated: bool,
 ) -> tuple[Judged, dict[str, np.ndarray]]:
-    found = fit_baselines(config, predictor.code, predictor.signature, train=train, holdout=holdout) if config.gates.beat_baseline else {}
+    # what a champion is worth against the baselines was asked when it became one, and a new calibration is the same model
+    asked = config.gates.beat_baseline and not recalibrated
+    found = fit_baselines(config, predictor.code, predictor.signature, train=train, holdout=holdout) if asked else {}
     served, served_classes, problem = _ask_champion(champion, holdout)
     classes = _union(predictor.classes, served_classes) if config.is_classifier else None
     if served is not None and config.task == "binary_classification" and classes != list(predictor.classes or ()):
@@ -165,6 +179,7 @@ def _score_all(
         challenger=scores(predictions, predictor.classes),
         champion=None if served is None else scores(served, served_classes),
         champion_problem=problem,
+        recalibrated=recalibrated,
     )
     return judged, {name: scores(given, own) for name, (given, own) in found.items()}
 
@@ -219,6 +234,11 @@ def _baseline(judged: Judged, name: str, scores: np.ndarray) -> Gate:
         passed
     ]
     told = "worse beyond chance" if found.verdict == "worse" else told
+    if name != "dummy" and found.verdict == "worse" and judged.champion is not None:
+        served = score_outcomes(metric, judged.outcomes, judged.champion)
+        if served < score_outcomes(metric, judged.outcomes, judged.challenger):
+            # a refusal would not bring the baseline into service: it would keep what is worse still
+            passed, told = True, f"{told}, but the champion's {served:.4f} is worse still"
     reason = (
         f"{metric} differs by {found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}) from the {name} model's {theirs:.4f}: {told}."
     )
@@ -231,6 +251,8 @@ def _champion(judged: Judged, *, first: bool) -> Gate:
         return Gate("champion", True, "Nothing serves yet: the floor and the baselines decide.")
     if judged.champion is None:
         return Gate("champion", False, f"The champion could not be compared: {judged.champion_problem}")
+    if judged.recalibrated:
+        return _recalibration(judged, judged.champion)
     found = paired_bootstrap(
         metric,
         judged.outcomes,
@@ -252,6 +274,49 @@ def _champion(judged: Judged, *, first: bool) -> Gate:
         f"at {rule.confidence:.0%} confidence by at least {found.low:+.4f}, more than {rule.margin:+g} is needed: {told}."
     )
     return Gate("champion", found.verdict in ("better", "not_worse"), reason, found.low, rule.margin)
+
+
+def _recalibration(judged: Judged, champion: np.ndarray) -> Gate:
+    """Better by a proper loss, which tells calibration and ranks, and not worse by the configured metric, beyond rounding."""
+    config, rule = judged.config, judged.config.gates.versus_champion
+    loss = "neg_log_loss" if config.is_classifier else "neg_mean_squared_error"
+
+    def compare(metric: str) -> Comparison:
+        ours, seed = judged.challenger, config.train.seed
+        return paired_bootstrap(metric, judged.outcomes, ours, champion, confidence=rule.confidence, seed=seed)
+
+    proper, own = compare(loss), compare(config.metric)
+    better, kept = proper.verdict == "better", math.isfinite(own.high) and own.high >= -_ROUNDING
+    reason = (
+        f"Only the calibration is new: {loss} differs by {proper.difference:+.4f} from the champion's on the same {proper.n} rows; "
+        f"at {rule.confidence:.0%} confidence by at least {proper.low:+.4f}, more than 0 is needed; {config.metric} differs by "
+        f"{own.difference:+.4f} ({own.low:+.4f} to {own.high:+.4f}), which {'is not' if kept else 'is, or may be,'} worse: "
+        f"{'the challenger is better' if better and kept else 'that does not promote'}."
+    )
+    return Gate("champion", better and kept, reason, proper.low, 0.0)
+
+
+def _fairness(judged: Judged) -> Gate:
+    rules = judged.config.gates
+    if rules.fairness is None:
+        return Gate("fairness", False, "gates.fairness is not set.")
+    return judge_fairness(
+        rules.fairness,
+        task=judged.config.task,
+        rows=judged.rows,
+        outcomes=judged.outcomes,
+        scores=judged.challenger,
+        confidence=rules.versus_champion.confidence,
+        seed=judged.config.train.seed,
+    )
+
+
+def _calibration(judged: Judged) -> Gate:
+    rules = judged.config.gates
+    if rules.calibration is None or not judged.config.is_classifier:
+        return Gate("calibration", False, "A regression has no probabilities; remove gates.calibration.")
+    confidence, seed = rules.versus_champion.confidence, judged.config.train.seed
+    return judge_calibration(rules.calibration, outcomes=judged.outcomes, scores=judged.challenger, confidence=confidence, seed=seed)
 
 
 def _slices(judged: Judged, *, first: bool) -> Gate:

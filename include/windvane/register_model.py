@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from windvane.bundle import Bundle
+from windvane.bundle import Bundle, find_bundle
 from windvane.config import ModelConfig
 from windvane.errors import BundleError, ServiceUnavailable
 from windvane.mlflow_client import connect, experiment_of, naming_mlflow
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 SERVES_AS_TAG = "windvane.serves_as"
+RECALIBRATED_TAG = "windvane.recalibrated_from"
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -47,6 +48,9 @@ def register_model(config: ModelConfig, settings: Settings, *, bundle_digest: st
         version = _version_of(client, config.model, bundle_digest)
         if version is None:
             tags = {BUNDLE_TAG: bundle_digest, KEY_TAG: run.data.tags[KEY_TAG]}
+            bundle = find_bundle(settings.bundles, tags[KEY_TAG])
+            if bundle and bundle.digest == bundle_digest and "recalibrated_from" in bundle.manifest:
+                tags[RECALIBRATED_TAG] = bundle.manifest["recalibrated_from"]
             version = _create_version(client, config.model, run, tags=tags)
         try:
             client.set_registered_model_alias(config.model, CHALLENGER, str(version))

@@ -53,6 +53,8 @@ TRUSTED_TYPES = frozenset(
         "sklearn.tree._tree.Tree",
         "sklearn.utils._bunch.Bunch",
         "sklearn.utils.validation.check_array",
+        "windvane.recalibrated_pipeline.RecalibratedClassifier",
+        "windvane.recalibrated_pipeline.RecalibratedRegressor",
     }
 )
 
@@ -98,6 +100,9 @@ def load_pipeline(data: bytes, model: str, *, where: str) -> Any:
         BundleError: If it holds another type, unpacks to far more than it is, or its trees lead out of themselves.
     """
     import skops.io
+
+    # the file may name its classes; the import also tells what the image of the scoring service needs
+    import windvane.recalibrated_pipeline  # noqa: F401
 
     unknown = untrusted_types(data, model)
     if unknown:

@@ -5,23 +5,35 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from windvane.bundle import Bundle, open_bundle
 from windvane.config import ModelConfig
 from windvane.errors import ConfigError, DataError, NotEnoughData
 from windvane.lake import Lake
 from windvane.model_code import ModelCode
+from windvane.release_window import unreleased_windows
 from windvane.settings import REPOSITORY, Settings
-from windvane.windows import Window
+from windvane.windows import Window, as_utc
 
 log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
+_MOST_HOLDOUT = 0.4
+
+
+class Serving(NamedTuple):
+    """The version that serves, and the digest of its bundle."""
+
+    version: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -32,9 +44,11 @@ class Snapshot:
         table_version: Version of the table `raw`.
         train: Rows to fit on.
         holdout: Newer rows, for the gates only.
-        code_digest: SHA-256 of the model file.
+        code_digest: SHA-256 of the model file; of the bundle's own one when it is recalibrated.
         code_commit: Git commit, with `-dirty` when the working tree differs; `unknown` outside git.
         lock_digest: SHA-256 of requirements.txt.
+        recalibrates: Digest of the bundle that gets a new calibration and stays as it is otherwise; None for a training.
+        excluded: Windows held back as bad data; no row of them is read.
     """
 
     model: str
@@ -46,6 +60,8 @@ class Snapshot:
     code_commit: str
     lock_digest: str
     seed: int
+    recalibrates: str | None = None
+    excluded: tuple[Window, ...] = ()
 
     @property
     def training_key(self) -> str:
@@ -55,12 +71,13 @@ class Snapshot:
     @property
     def data_digest(self) -> str:
         """Names the rows: equal for the same version and windows."""
-        text = f"{self.model}@{self.table_version}:{self.train.key}+{self.holdout.key}"
+        without = "".join(f"-{window.key}" for window in self.excluded)
+        text = f"{self.model}@{self.table_version}:{self.train.key}+{self.holdout.key}{without}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """The form for XCom, the bundle and MLflow."""
-        return {
+        """The form for XCom, the bundle and MLflow; what does not apply is left out, so that keys of earlier trainings stay."""
+        value: dict[str, Any] = {
             "model": self.model,
             "table_version": self.table_version,
             "train": self.train.as_extra(),
@@ -71,6 +88,11 @@ class Snapshot:
             "lock_digest": self.lock_digest,
             "seed": self.seed,
         }
+        if self.recalibrates:
+            value["recalibrates"] = self.recalibrates
+        if self.excluded:
+            value["excluded"] = [window.as_extra() for window in self.excluded]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Snapshot":
@@ -80,50 +102,121 @@ class Snapshot:
             DataError: If a window is missing.
         """
         train, holdout = Window.from_extra(value["train"]), Window.from_extra(value["holdout"])
-        if train is None or holdout is None:
+        excluded = [window for window in map(Window.from_extra, value.get("excluded", ())) if window]
+        if train is None or holdout is None or len(excluded) < len(value.get("excluded", ())):
             raise DataError("snapshot: a window is missing; plan the training again")
-        return cls(**{**value, "train": train, "holdout": holdout})
+        return cls(**{**value, "train": train, "holdout": holdout, "excluded": tuple(excluded)})
 
 
-def plan_training(config: ModelConfig, code: ModelCode, lake: Lake, *, window: Window | None, settings: Settings) -> Snapshot:
+def plan_training(
+    config: ModelConfig, code: ModelCode, lake: Lake, *, window: Window | None, settings: Settings, champion: Serving | None = None
+) -> Snapshot:
     """Fix what to train on; nothing that is ingested later changes it.
 
+    Without a window, the newest decision of the monitor is followed if it is `retrain` or `recalibrate` and about the version that
+    still serves: it says from when to train, from when to hold out, and whether only to calibrate anew. Windows held back
+    as bad data are left out.
+
     Args:
-        window: Training window with the holdout as its tail; default: it ends where outcomes are complete, at the
-            watermark minus `data.label_delay`, and is `train.window` long, or begins at `data.start`.
+        window: Training window with the holdout as its tail, as a person gave it; default: it ends where outcomes are complete, at
+            the watermark minus `data.label_delay`, and begins as decided, or is `train.window` long, or begins at `data.start`. The
+            holdout of one that is shorter than `train.window` is at most 40 % of it.
+        champion: What serves; None when nothing does.
 
     Raises:
         NotEnoughData: If nothing was ingested, or there are no labelled rows (of two classes) to train and to judge on.
         ConfigError: If the window is not longer than `train.holdout`.
+        BundleError: If the bundle to recalibrate is damaged.
     """
     version, watermark = lake.version(config.model, "raw"), lake.watermark(config.model)
     if version is None or watermark is None:
         raise NotEnoughData(f"{config.model}: nothing was ingested yet; run {config.model}__ingest first")
+    recalibrated, length = None, config.train.holdout
     if window is None:
         end = watermark - config.data.label_delay
-        window = _from_first_data(Window(end - config.train.window, end), config)
-    holdout = window.tail(config.train.holdout)
+        plan = _decided(config, lake, champion, end=end)
+        recalibrated = open_bundle(settings.bundles, champion.digest) if champion and plan and plan.recalibrate else None
+        window = _planned(plan, recalibrated, end=end) or _from_first_data(Window(end - config.train.window, end), config)
+        planned = plan.holdout_start if plan else None
+        # a trial may have judged more rows than usually are held out, or fewer: the gates then judge on the same
+        length = end - planned if planned and window.start < planned < end else _holdout_of(window, config)
+    holdout = window.tail(length)
     if holdout.start <= window.start:
         raise ConfigError([f"params: the window {window} must be longer than train.holdout ({config.train.holdout}); give a longer one"])
+    manifest = recalibrated.manifest if recalibrated else {}
     snapshot = Snapshot(
         model=config.model,
         table_version=version,
         train=Window(window.start, holdout.start),
         holdout=holdout,
         config_digest=config.digest(),
-        code_digest=code.sha256,
-        code_commit=_commit_of(code.path.parent),
+        code_digest=manifest["files"]["model.py"] if manifest else code.sha256,
+        code_commit=str(manifest.get("code_commit", UNKNOWN)) if manifest else _commit_of(code.path.parent),
         lock_digest=_lock_digest(settings),
         seed=config.train.seed,
+        recalibrates=recalibrated.digest if recalibrated else None,
+        excluded=tuple(held for held in unreleased_windows(config, lake) if held.start < window.end and window.start < held.end),
     )
     _require_labels(config, lake, snapshot)
     return snapshot
 
 
+class _Plan(NamedTuple):
+    """What the monitor decided: the first moments to train on and to hold out, and whether only to calibrate anew."""
+
+    train_start: datetime
+    holdout_start: datetime | None
+    recalibrate: bool
+
+
+def _decided(config: ModelConfig, lake: Lake, champion: Serving | None, *, end: datetime) -> _Plan | None:
+    """The plan of the newest decision; None if it does not ask for a training, or another version serves by now."""
+    ends = lake.read(config.model, "decisions", columns=["window_end"])
+    if champion is None or ends.empty:
+        return None
+    newest = ends["window_end"].max().to_pydatetime()
+    last = Window(newest, newest + timedelta(microseconds=1))
+    columns = ["window_end", "decision", "version", "evidence"]
+    row = lake.read(config.model, "decisions", window=last, time="window_end", columns=columns).iloc[-1]
+    if row["decision"] not in ("retrain", "recalibrate") or pd.isna(row["version"]) or int(row["version"]) != champion.version:
+        return None
+    try:
+        plan = json.loads(row["evidence"])["plan"]
+        start = as_utc(str(plan["train_start"]))
+        newer = as_utc(str(plan["holdout_start"])) if plan.get("holdout_start") else None
+    except (KeyError, TypeError, ValueError):
+        log.warning("%s: the decision of %s does not say what to train on; the usual window is taken", config.model, newest)
+        return None
+    if start >= end:
+        log.warning("%s: the decision of %s is about rows after %s; the usual window is taken", config.model, newest, end)
+        return None
+    log.info("%s: %s from %s on, as decided at %s", config.model, row["decision"], start, newest)
+    return _Plan(start, newer, bool(plan.get("recalibrate")))
+
+
+def _planned(plan: _Plan | None, recalibrated: Bundle | None, *, end: datetime) -> Window | None:
+    """The window of a plan; a calibration is fitted on rows only that its model was not trained on."""
+    if plan is None:
+        return None
+    trained = Window.from_extra(recalibrated.manifest["snapshot"]["train"]) if recalibrated else None
+    start = max(plan.train_start, trained.end) if trained else plan.train_start
+    if start >= end:
+        raise NotEnoughData(f"no rows after {start}, until which the champion was trained, have outcomes yet (complete until {end})")
+    return Window(start, end)
+
+
 def _from_first_data(window: Window, config: ModelConfig) -> Window:
-    """The window without what lies before `data.start`, if that leaves something before the holdout."""
+    """The window without what lies before `data.start`."""
     first = config.data.start
-    return Window(first, window.end) if first and window.start < first < window.end - config.train.holdout else window
+    return Window(first, window.end) if first and window.start < first < window.end else window
+
+
+def _holdout_of(window: Window, config: ModelConfig) -> timedelta:
+    """How much of a window is held out, in whole seconds."""
+    length = window.end - window.start
+    if length >= config.train.window:
+        return config.train.holdout
+    return min(config.train.holdout, timedelta(seconds=int((_MOST_HOLDOUT * length).total_seconds())))
 
 
 def read_snapshot(config: ModelConfig, code: ModelCode, lake: Lake, snapshot: Snapshot) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -133,7 +226,7 @@ def read_snapshot(config: ModelConfig, code: ModelCode, lake: Lake, snapshot: Sn
         NotEnoughData: If either has none.
         ModelCodeError: If the model file is not the one that the snapshot was planned with.
     """
-    if code.sha256 != snapshot.code_digest:
+    if snapshot.recalibrates is None and code.sha256 != snapshot.code_digest:
         log.warning("%s: changed since the training was planned; the snapshot names the earlier file", code.path)
     rows = _labelled(config, lake, snapshot)
     time = config.data.time
@@ -160,7 +253,17 @@ def labels_of(labels: "pd.Series[Any]", config: ModelConfig) -> "pd.Series[Any]"
 def _labelled(config: ModelConfig, lake: Lake, snapshot: Snapshot, *, columns: list[str] | None = None) -> pd.DataFrame:
     window = Window(snapshot.train.start, snapshot.holdout.end)
     rows = lake.read(config.model, "raw", window=window, time=config.data.time, version=snapshot.table_version, columns=columns)
-    return rows[rows[config.data.label].notna()]
+    kept = rows[config.data.label].notna().to_numpy(dtype=bool) & ~_lies_in(rows[config.data.time], snapshot.excluded)
+    labelled: pd.DataFrame = rows[kept]
+    return labelled
+
+
+def _lies_in(times: "pd.Series[Any]", windows: Sequence[Window]) -> np.ndarray:
+    """Which moments lie in one of the windows, shape (n,)."""
+    inside = np.zeros(len(times), dtype=bool)
+    for window in windows:
+        inside |= ((times >= window.start) & (times < window.end)).to_numpy(dtype=bool)
+    return inside
 
 
 def _require_labels(config: ModelConfig, lake: Lake, snapshot: Snapshot) -> None:
@@ -172,9 +275,11 @@ def _require_labels(config: ModelConfig, lake: Lake, snapshot: Snapshot) -> None
 def _require_both(config: ModelConfig, snapshot: Snapshot, train: "pd.Series[Any]", holdout: "pd.Series[Any]") -> None:
     for name, window, labels in (("train", snapshot.train, train), ("holdout", snapshot.holdout, holdout)):
         if labels.empty:
+            held = [str(held) for held in snapshot.excluded if held.start < window.end and window.start < held.end]
+            without = f" outside of what is held back as bad data ({', '.join(held[-3:])})" if held else ""
             raise NotEnoughData(
-                f"{config.model}: no row of the {name} window {window} has a label in '{config.data.label}'; "
-                "ingest the window and its outcomes, or give another window"
+                f"{config.model}: no row of the {name} window {window}{without} has a label in '{config.data.label}'; "
+                f"ingest the window and its outcomes, {'release what is good after all, ' if held else ''}or give another window"
             )
     if config.is_classifier and train.nunique() < 2:
         raise NotEnoughData(

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from windvane.bundle import Bundle, find_bundle, write_bundle
+from windvane.bundle import Bundle, find_bundle, open_bundle, write_bundle
 from windvane.compare_models import outcomes_of, scores_of
 from windvane.config import ModelConfig
-from windvane.errors import WindvaneError
+from windvane.errors import NotEnoughData, WindvaneError
 from windvane.evaluate_model import evaluate_model, measure_importance
 from windvane.fit_pipeline import fit_pipeline
 from windvane.lake import Lake
 from windvane.model_code import ModelCode
 from windvane.plot_evaluation import plot_evaluation
 from windvane.predictor import Predictions, make_features, predict_features, predict_rows
+from windvane.recalibrate import fit_recalibration
 from windvane.settings import Settings
 from windvane.signature import Column, conform, describe_columns, keep_used_columns
 from windvane.snapshot import Snapshot, read_snapshot
@@ -76,18 +77,26 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A fitted pipeline and its predictions on the holdout."""
+    """A fitted pipeline with the model file it belongs to, and its predictions on the holdout.
+
+    Attributes:
+        notes: What the manifest says besides about how it was made.
+    """
 
     pipeline: Any
+    code: ModelCode
     params: dict[str, Any]
     columns: tuple[Column, ...]
     classes: list[Any] | None
     predictions: Predictions
-    made: pd.DataFrame
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def train_model(config: ModelConfig, code: ModelCode, settings: Settings, lake: Lake, snapshot: Snapshot) -> TrainingResult:
     """Make the bundle of a snapshot and its MLflow run, or adopt what an earlier attempt finished of it.
+
+    If the snapshot recalibrates a bundle, the new one holds the same pipeline, model file, params and signature, with a map of the
+    scores behind the pipeline that is fitted on the rows of the train window.
 
     Raises:
         ServiceUnavailable: If MLflow does not answer; it is asked before any work.
@@ -123,12 +132,15 @@ def _make_bundle(
     with clock.step("read"):
         train, holdout = read_snapshot(config, code, lake, snapshot)
     log.info("%s: %d rows to train on, %d held out", config.model, len(train), len(holdout))
-    fitted = _fit(config, code, train, holdout, clock=clock)
+    if snapshot.recalibrates:
+        fitted = _recalibrate(config, settings, snapshot, train, holdout, clock=clock)
+    else:
+        fitted = _fit(config, code, train, holdout, clock=clock)
     with clock.step("evaluate"):
         labels = holdout[config.data.label]
         metrics = evaluate_model(config, labels, fitted.predictions, fitted.classes)
         rows = conform(holdout, fitted.columns)
-        importance = measure_importance(config, code, fitted.pipeline, rows, labels, fitted.classes)
+        importance = measure_importance(config, fitted.code, fitted.pipeline, rows, labels, fitted.classes)
         log.info("%s: %s", config.model, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     with clock.step("plot"):
         known = labels.isin(fitted.classes).to_numpy() if fitted.classes else np.ones(len(labels), dtype=bool)
@@ -139,9 +151,9 @@ def _make_bundle(
         return write_bundle(
             settings.bundles,
             pipeline=fitted.pipeline,
-            code=code,
+            code=fitted.code,
             golden=_evenly(rows, _GOLDEN_ROWS),
-            reference=_reference(config, code, fitted, train, holdout),
+            reference=_reference(config, fitted, train, holdout),
             manifest=_manifest(config, snapshot, fitted, metrics=metrics, importance=importance, train=train, holdout_rows=len(holdout)),
             sample=_evenly(pd.concat([train, holdout], ignore_index=True), _COMPARED_ROWS),
         )
@@ -164,7 +176,45 @@ def _fit(config: ModelConfig, code: ModelCode, train: pd.DataFrame, holdout: pd.
 
     columns = keep_used_columns(every, rows, features=code.features, predict=predict)
     classes = pipeline.classes_.tolist() if config.is_classifier else None
-    return _Fitted(pipeline, params, columns, classes, predictions, made)
+    return _Fitted(pipeline, code, params, columns, classes, predictions)
+
+
+def _recalibrate(
+    config: ModelConfig, settings: Settings, snapshot: Snapshot, train: pd.DataFrame, holdout: pd.DataFrame, *, clock: _Clock
+) -> _Fitted:
+    """The pipeline of the bundle that the snapshot names, with a calibration behind it that fits `train`.
+
+    Raises:
+        NotEnoughData: If the calibration would change nothing, or the rows have none of its classes.
+    """
+    from windvane.recalibrated_pipeline import recalibrate_pipeline
+    from windvane.skops_predictor import SkopsPredictor
+
+    served = SkopsPredictor(open_bundle(settings.bundles, str(snapshot.recalibrates)))
+    label = config.data.label
+    with clock.step("fit"):
+        known = train[train[label].isin(served.classes)] if served.classes else train
+        if known.empty:
+            raise NotEnoughData(f"{config.model}: no row of {snapshot.train} has one of the champion's classes; train anew")
+        outcomes = outcomes_of(known[label], config.task, served.classes)
+        calibration = fit_recalibration(config.task, outcomes, scores_of(served.predict(known), config.task))
+        if calibration.is_identity:
+            raise NotEnoughData(
+                f"{config.model}: the {len(known)} labelled rows of {snapshot.train} are too few or of one class, which tells nothing "
+                "about the calibration; ingest more data"
+            )
+        pipeline = recalibrate_pipeline(served.pipeline, calibration)
+        predictions = predict_rows(pipeline, served.code, conform(holdout, served.signature), classifier=config.is_classifier)
+    log.info("%s: recalibrated with slope %.4f and offsets %s", config.model, calibration.slope, calibration.offsets)
+    return _Fitted(
+        pipeline=pipeline,
+        code=served.code,
+        params=dict(served.bundle.manifest["params"]),
+        columns=served.signature,
+        classes=None if served.classes is None else list(served.classes),
+        predictions=predictions,
+        notes={"recalibrated_from": served.digest, "recalibration": calibration.as_json()},
+    )
 
 
 def _manifest(
@@ -197,6 +247,7 @@ def _manifest(
         "time": config.data.time,
         "label": config.data.label,
         "created": snapshot.holdout.end.isoformat(),
+        **fitted.notes,
     }
 
 
@@ -204,15 +255,15 @@ def _recipe_digest(config: ModelConfig, snapshot: Snapshot, train: pd.DataFrame)
     """Equal for models that differ by nothing but the luck of the seed: the same rows, config and code."""
     unseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": 0})})
     rows = pd.util.hash_pandas_object(train, index=False).to_numpy().tobytes()
-    return hashlib.sha256(f"{unseeded.digest()}{snapshot.code_digest}".encode() + rows).hexdigest()
+    return hashlib.sha256(f"{unseeded.digest()}{snapshot.code_digest}{snapshot.recalibrates or ''}".encode() + rows).hexdigest()
 
 
-def _reference(config: ModelConfig, code: ModelCode, fitted: _Fitted, train: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
+def _reference(config: ModelConfig, fitted: _Fitted, train: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
     """Evenly spaced rows of the whole window, with what the model says of them and whether it was trained on them."""
     both = pd.concat([train.assign(holdout=False), holdout.assign(holdout=True)], ignore_index=True)
     sample = _evenly(both, _REFERENCE_ROWS).reset_index(drop=True)
     rows = conform(sample, fitted.columns)
-    predictions = predict_rows(fitted.pipeline, code, rows, classifier=config.is_classifier)
+    predictions = predict_rows(fitted.pipeline, fitted.code, rows, classifier=config.is_classifier)
     extra: dict[str, Any] = {config.data.label: sample[config.data.label], "prediction": predictions.values, "holdout": sample["holdout"]}
     if config.task != "multiclass_classification":
         extra["score"] = scores_of(predictions, config.task)

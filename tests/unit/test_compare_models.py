@@ -2,6 +2,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 from windvane.compare_models import interval, outcomes_of, paired_bootstrap, score_metric, score_outcomes
@@ -97,6 +98,38 @@ def test_equal_models_are_called_better_about_five_times_in_a_hundred():
         a, b = signal + 0.5 * random.normal(size=150), signal + 0.5 * random.normal(size=150)
         calls += paired_bootstrap("roc_auc", y, a, b, confidence=0.95, seed=seed, resamples=200).verdict == "better"
     assert 1 <= calls <= 12
+
+
+def chances_right(y, right):
+    """Probabilities whose label is right on the named rows."""
+    return np.where(right, 0.9 * y + 0.05, 0.95 - 0.9 * y)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(10, 2), (20, 12), (7, 0), (30, 20)])
+def test_accuracy_is_compared_by_the_mid_p_value_of_who_is_right_alone(wins, losses):
+    y, rows = np.arange(200) % 2, np.arange(200)
+    a, b = chances_right(y, rows >= losses), chances_right(y, (rows < losses) | (rows >= losses + wins))
+    found = paired_bootstrap("accuracy", y, a, b, confidence=0.95, seed=1)
+    p = stats.binom.sf(wins, wins + losses, 0.5) + stats.binom.pmf(wins, wins + losses, 0.5) / 2
+    assert found.verdict == ("better" if p < 0.05 else "inconclusive")
+    assert found.difference == pytest.approx((wins - losses) / 200)
+    assert found.low < found.difference <= found.high + 1e-12
+    assert found.high <= (wins + losses) / 200
+    back = paired_bootstrap("accuracy", y, b, a, confidence=0.95, seed=1)
+    assert (back.low, back.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+
+
+def test_models_that_give_the_same_labels_are_equally_accurate():
+    y = np.arange(200) % 2
+    found = paired_bootstrap("accuracy", y, np.full(200, 0.6), np.full(200, 0.7), confidence=0.95, seed=1)
+    assert (found.low, found.high, found.verdict) == (0.0, 0.0, "inconclusive")
+
+
+def test_accuracy_of_several_classes():
+    right, wrong = np.eye(3)[THREE], np.eye(3)[(THREE + 1) % 3]
+    found = paired_bootstrap("accuracy", THREE, right, np.where(np.arange(N)[:, None] < 40, wrong, right), confidence=0.95, seed=1)
+    assert found.verdict == "better"
+    assert found.difference == pytest.approx(0.1)
 
 
 def test_twelve_thousand_rows_take_about_a_second():

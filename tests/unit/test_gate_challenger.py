@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -212,3 +213,131 @@ def test_a_verdict_stays_json_when_values_are_not_finite():
     verdict = Verdict(False, (Gate("floor", False, "nothing", math.nan, math.inf),), "a", None, "roc_auc", 1)
     assert verdict.as_json()["gates"][0]["value"] is None
     assert "FAILED" in verdict.table()
+
+
+def recalibrate(project, champion, *, since):
+    window = Window(START + pd.Timedelta(days=since), START + pd.Timedelta(days=DAYS - 1))
+    snapshot = plan_training(project.config, project.code, project.lake, window=window, settings=project.settings)
+    snapshot = dataclasses.replace(snapshot, recalibrates=champion.digest, code_digest=champion.manifest["files"]["model.py"])
+    result = train_model(project.config, project.code, project.settings, project.lake, snapshot)
+    return snapshot, open_bundle(project.settings.bundles, result.bundle_digest)
+
+
+def test_a_recalibrated_champion_passes_by_its_loss_where_the_ranks_cannot_tell(tmp_path):
+    project = make_project(tmp_path, rows=3000)
+    _, champion = train(project, window=Window(START, START + pd.Timedelta(days=18)))
+    same = recalibrate(project, champion, since=18)
+    rows = make_rows(project.config.task, 3000)
+    late = (rows["seen"] > START + pd.Timedelta(days=18)) & rows["left"].notna()
+    lost = late & (np.random.default_rng(0).random(3000) < 0.7)
+    # of those who would leave most stay: the order is what it was, the rate is not
+    fill(project.lake, rows.assign(left=rows["left"].mask(lost, 0.0)))
+    snapshot, challenger = recalibrate(project, champion, since=18)
+    verdict = gate(project, snapshot, challenger, champion)
+    assert verdict.passed, verdict.table()
+    assert "Only the calibration is new: neg_log_loss differs by +" in verdict.table()
+    assert "baseline dummy" not in [g.name for g in verdict.gates]
+    # and nothing was wrong with it before
+    assert same[1].manifest["recalibrated_from"] == champion.digest
+    unneeded = Judged(CONFIG, pd.DataFrame(index=range(400)), *_calibrated(400), recalibrated=True)
+    assert [g.name for g in judge_quality(unneeded, {}, first=False) if not g.passed] == ["champion"]
+
+
+def _calibrated(n):
+    """Outcomes of true probabilities, nearly these, and these."""
+    random = np.random.default_rng(5)
+    chances = random.random(n)
+    return (random.random(n) < chances).astype(float), np.clip(chances + 0.01 * random.normal(size=n), 0, 1), chances
+
+
+def test_a_calibration_that_makes_the_configured_metric_worse_is_not_promoted():
+    random = np.random.default_rng(6)
+    y = (random.random(2000) < 0.3).astype(float)
+    champion = np.clip(0.75 + 0.2 * y + 0.05 * random.normal(size=2000), 0.01, 0.99)
+    rate = np.clip(champion - 0.6, 0.01, 0.99)
+    for metric, passed in (("roc_auc", True), ("recall", False)):
+        config = make_config(gates={"metric": metric})
+        judged = Judged(config, pd.DataFrame(index=range(2000)), y, rate, champion, recalibrated=True)
+        assert next(g for g in judge_quality(judged, {}, first=False) if g.name == "champion").passed is passed
+
+
+def test_a_challenger_calibrated_from_another_version_than_the_champion_is_judged_like_any_other(project, first):
+    snapshot, challenger = recalibrate(project, first[1], since=15)
+    _, other = train(project, seed=9)
+    verdict = gate(project, snapshot, challenger, other)
+    assert "Only the calibration is new" not in verdict.table()
+    assert "baseline dummy" in [g.name for g in verdict.gates]
+
+
+STRICT = make_config(
+    gates={
+        "min_rows": 30,
+        "beat_baseline": False,
+        "slices": {"columns": ["group"], "min_rows": 20},
+        "fairness": {"sensitive": ["group"], "at_most": 0.5, "min_rows": 20},
+        "calibration": {"at_most": 0.3},
+    }
+)
+PLAIN = make_config(gates={"min_rows": 30})
+BAD = ["nan", "infinity", "constant", "one class", "too few rows", "no rows", "labels unknown"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    how=st.sampled_from(BAD),
+    config=st.sampled_from([STRICT, PLAIN]),
+    metric=st.sampled_from(["roc_auc", "accuracy", "f1", "neg_log_loss", "average_precision"]),
+    recalibrated=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_what_cannot_be_judged_never_passes_and_raises_nothing(how, config, metric, recalibrated, seed):
+    config = config.model_copy(update={"gates": config.gates.model_copy(update={"metric": metric})})
+    random = np.random.default_rng(seed)
+    n = {"too few rows": 19, "no rows": 0}.get(how, 200)
+    y = random.integers(0, 2, n).astype(float)
+    champion, challenger = random.uniform(0.3, 0.7, n), np.clip(0.2 + 0.6 * y + 0.05 * random.normal(size=n), 0, 1)
+    if how in ("nan", "infinity"):
+        challenger[random.integers(n)] = {"nan": np.nan, "infinity": np.inf}[how]
+    elif how == "constant":
+        challenger = champion = np.full(n, 0.4)
+    elif how == "one class":
+        y[:] = seed % 2
+        # neither answer is better than the other
+        challenger = champion.copy()
+    elif how == "labels unknown":
+        y[random.integers(n)] = np.nan
+    judged = Judged(config, pd.DataFrame({"group": random.choice(["a", "b"], n)}), y, challenger, champion, recalibrated=recalibrated)
+    assert not all(g.passed for g in judge_quality(judged, {}, first=False))
+
+
+@settings(max_examples=25, deadline=None)
+@given(odd=ODD, task=st.sampled_from(["multiclass_classification", "regression"]), recalibrated=st.booleans(), seed=st.integers(0, 9))
+def test_the_other_tasks_never_pass_with_what_is_not_finite(odd, task, recalibrated, seed):
+    random = np.random.default_rng(seed)
+    config = make_config(task=task)
+    if task == "regression":
+        y, champion = random.normal(size=(2, 200))
+        challenger = y + 0.1 * champion
+    else:
+        y = random.integers(0, 3, 200).astype(float)
+        champion = random.dirichlet([1, 1, 1], 200)
+        challenger = 0.3 * champion + 0.7 * np.eye(3)[y.astype(int)]
+    judged = Judged(config, pd.DataFrame(index=range(200)), y, challenger, champion, recalibrated=recalibrated)
+    assert all(g.passed for g in judge_quality(judged, {}, first=False))
+    challenger[seed] = odd
+    assert not all(g.passed for g in judge_quality(judged, {}, first=False))
+
+
+def test_fairness_and_calibration_are_asked_of_a_first_version_too():
+    y, challenger, _ = _calibrated(2000)
+    rows = pd.DataFrame({"group": np.where(np.arange(2000) % 2, "a", "b")})
+    gates = judge_quality(Judged(STRICT, rows, y, challenger), {}, first=True)
+    assert {g.name: g.passed for g in gates} == {
+        "floor": True,
+        "champion": True,
+        "slices": True,
+        "fairness": True,
+        "calibration": True,
+    }
+    sure = judge_quality(Judged(STRICT, rows, y, (challenger > 0.9).astype(float)), {}, first=True)
+    assert [g.name for g in sure if not g.passed] == ["calibration"]

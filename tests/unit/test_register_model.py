@@ -41,6 +41,15 @@ def test_registering_again_and_at_once_gives_one_version(trained):
     assert get_alias(project.settings, "churn", "challenger") == (found[0], result.bundle_digest)
 
 
+def test_a_recalibrated_version_names_what_it_was_made_from(tmp_path):
+    project = make_project(tmp_path, rows=800)
+    snapshot = plan_training(project.config, project.code, project.lake, window=None, settings=project.settings)
+    first = train_model(project.config, project.code, project.settings, project.lake, snapshot).bundle_digest
+    snapshot = dataclasses.replace(snapshot, recalibrates=first)
+    version = register((project, train_model(project.config, project.code, project.settings, project.lake, snapshot)))
+    assert connect(project.settings).get_model_version("churn", str(version)).tags["windvane.recalibrated_from"] == first
+
+
 def test_the_champion_alias_follows(trained):
     project, result = trained
     version = register(trained)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +15,13 @@ from training_project import DAYS, START, fill, make_project
 
 import windvane.train_model as training
 from windvane.bundle import open_bundle, read_reference
-from windvane.errors import ModelCodeError, ServiceUnavailable
+from windvane.errors import ModelCodeError, NotEnoughData, ServiceUnavailable
 from windvane.mlflow_client import connect
 from windvane.predictor import load_predictor
+from windvane.recalibrate import Recalibration
 from windvane.snapshot import plan_training, read_snapshot
 from windvane.train_model import train_model
+from windvane.windows import Window
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
@@ -200,3 +203,37 @@ def test_a_metric_that_is_not_finite_is_left_out_loudly(tmp_path, caplog):
     assert "roc_auc" not in result.metrics
     assert "roc_auc is nan" in caplog.text
     assert "accuracy" in result.metrics
+
+
+def test_a_recalibrated_version_is_the_champion_with_a_map_behind_it(tmp_path):
+    project = make_project(tmp_path, rows=800)
+    first = train(project)
+    champion = open_bundle(project.settings.bundles, first.bundle_digest)
+    # today's code is another one, and would not even fit
+    project.code.path.write_text("raise SystemExit")
+    snapshot = dataclasses.replace(
+        plan(project), recalibrates=champion.digest, code_digest=champion.manifest["files"]["model.py"], code_commit="unknown"
+    )
+    result = train(project, snapshot)
+    made = open_bundle(project.settings.bundles, result.bundle_digest)
+    assert made.manifest["recalibrated_from"] == champion.digest
+    for same in ("signature", "params", "classes", "code_digest"):
+        assert made.manifest[same] == champion.manifest[same]
+    assert made.manifest["files"]["model.py"] == champion.manifest["files"]["model.py"]
+    assert made.manifest["recipe_digest"] != champion.manifest["recipe_digest"]
+    assert made.manifest["runtime"]["format"] == champion.manifest["runtime"]["format"]
+    _, holdout = read_snapshot(project.config, project.code, project.lake, snapshot)
+    calibration = Recalibration.from_json(made.manifest["recalibration"])
+    before, after = (load_predictor(bundle).predict(holdout).probabilities[:, 1] for bundle in (champion, made))
+    assert not calibration.is_identity
+    assert after == pytest.approx(calibration.apply(before), abs=1e-6)
+    assert train(project, snapshot).adopted
+
+
+def test_too_few_rows_to_recalibrate_on_are_said(tmp_path):
+    project = make_project(tmp_path, rows=800)
+    champion = train(project).bundle_digest
+    usual = plan(project)
+    short = Window(usual.holdout.start - timedelta(hours=12), usual.holdout.start)
+    with pytest.raises(NotEnoughData, match="too few or of one class"):
+        train(project, dataclasses.replace(usual, train=short, recalibrates=champion))

@@ -32,12 +32,20 @@ class PlanTrainingOperator(ModelOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         """Return the snapshot."""
-        from windvane.snapshot import plan_training
+        from windvane.snapshot import Serving, plan_training
 
-        # an event says that something happened, not what to train on: without a person's word it is always the newest data
+        # an event says that something happened, not what to train on: without a person's word the newest decision is asked for that
         window = requested_window(context) if context["params"].get("window_start") else None
-        snapshot = plan_training(self.config, self.code, self.lake, window=window, settings=self.settings)
+        last = self.ledger.last(self.model)
+        version = last.serving if last else None
+        served = self.ledger.digest_of(self.model, version) if version is not None else None
+        champion = Serving(version, served) if version is not None and served else None
+        snapshot = plan_training(self.config, self.code, self.lake, window=window, settings=self.settings, champion=champion)
         self.log.info("Train on %s, hold out %s, table version %s", snapshot.train, snapshot.holdout, snapshot.table_version)
+        for held in snapshot.excluded:
+            self.log.info("Held back as bad data: %s", held)
+        if snapshot.recalibrates:
+            self.log.info("Only the calibration of bundle %s is made anew", snapshot.recalibrates[:12])
         return snapshot.as_json()
 
 
