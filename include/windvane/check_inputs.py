@@ -1,8 +1,4 @@
-"""Tells whether the rows of a window are broken rather than merely different: such rows are mended, not learned.
-
-Drift measures are blind here: a lost column gives no drift and infinite values give a distance of 0. A share counts as
-jumped only when it changed by more than an allowance plus four standard errors, so that small windows do not cry wolf.
-"""
+"""Tells whether the rows of a window are broken rather than merely different: such rows are mended, not learned."""
 
 import contextlib
 import json
@@ -13,75 +9,102 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from windvane.check_column import CHANCE, Finding, Problem, check_column
 from windvane.detect_drift import neutralise
 from windvane.errors import DataError
+from windvane.known_column import SAMPLED, Known, as_numbers, kind_of, natural_share, noise
 from windvane.signature import Column, conform
 
-_CHANCE = 1e-6
-_STANDARD_ERRORS = 4.0
-_NULL_JUMP = 0.05
-_SENTINEL_JUMP = 0.05
-_SENTINEL_IN_RANGE_JUMP = 0.2
-_NEW_CATEGORIES = 0.25
-_LABEL_COLLAPSE = 0.1
-_MAX_CATEGORIES = 1_000
-_SENTINELS = frozenset({-1.0, 0.0, 99.0, -99.0, 999.0, -999.0, 9999.0, -9999.0, 99999.0, -99999.0, 1e9, -1e9})
-_EMPTY_TEXTS = frozenset({"", "-", "?", "na", "n/a", "nan", "none", "null", "unknown", "undefined"})
+__all__ = ["Problem", "check_inputs", "check_labels", "conform_each", "parse_served_inputs"]
+
+_REPEATED, _HARDLY_ANY = 0.1, 0.01
+_MOST_ROWS = 200_000
+_COLLAPSED, _COLLAPSED_WITH_INPUTS = 0.1, 0.02
+_NEW_CLASS = 0.2
+_STUCK_SHARE, _STUCK_CHANCE, _LONGER = 0.2, 1e-9, 3
 
 
 def check_inputs(
-    frame: pd.DataFrame, reference: pd.DataFrame | None, *, required: Sequence[str] = (), where: str = "", skip: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """List what is wrong with the inputs of a window.
+    frame: pd.DataFrame,
+    reference: pd.DataFrame | None,
+    *,
+    required: Sequence[str] = (),
+    where: str = "",
+    skip: Sequence[str] = (),
+    stands_for: int | None = None,
+    may_repeat: bool = False,
+) -> tuple[Problem, ...]:
+    """List what is broken in the inputs of a window; a mere shift of a distribution is not.
 
     Args:
         frame: The rows of the window.
-        reference: The same columns as they were in training; None when nothing serves yet.
+        reference: The same columns as they were in training, in time order; None when nothing serves yet.
         required: Columns that must be there, besides those of the reference.
         where: Put before each problem: which rows these are.
         skip: Columns not to check, such as the row's own time, which always moves on.
+        stands_for: Number of rows that the reference is an even sample of; None when not known. With it, values that come in
+            long runs by nature, such as zeros at night, are told from those that are stuck.
+        may_repeat: Whether equal rows are no problem: clients may ask twice for the same.
 
     Returns:
-        One line per problem: the column, what was seen, what was expected; no values of any row.
+        The problems, in the order of the columns; no text of any row is in them.
     """
     if frame.empty:
         return ()
     columns = dict.fromkeys([*required, *(map(str, reference.columns) if reference is not None else ())])
-    problems = []
+    problems: list[Problem] = []
     for column in columns:
         if column in skip:
             continue
-        then = reference[column] if reference is not None and column in reference.columns and len(reference) else None
+        name = neutralise(column)
         if column not in frame.columns:
-            problems.append(f"{where}column {neutralise(column)} is lost; the model needs it")
+            problems.append(Problem("lost", name, len(frame), f"{where}column {name} is lost; the model needs it"))
             continue
-        problems += [f"{where}column {neutralise(column)} {problem}" for problem in _check_column(frame[column], then)]
+        then = reference[column] if reference is not None and column in reference.columns and len(reference) else None
+        found = check_column(frame[column], then, stands_for=stands_for)
+        problems += [Problem(f.check, name, f.rows, f"{where}column {name} {f.text}") for f in found]
+    if reference is not None and not may_repeat and not problems:
+        names = [column for column in columns if column in reference.columns and column in frame.columns and column not in skip]
+        problems += _check_repeats(frame[names], reference[names], where)
     return tuple(problems)
 
 
-def check_labels(labels: "pd.Series[Any]", earlier: "pd.Series[Any]", *, classifier: bool, min_rows: int = 50) -> tuple[str, ...]:
-    """List what is wrong with the outcomes of a window: a class that all but vanished, a constant value.
+def check_labels(
+    labels: "pd.Series[Any]",
+    earlier: "pd.Series[Any]",
+    *,
+    previous: "pd.Series[Any] | None" = None,
+    classifier: bool,
+    inputs_moved: bool = False,
+    min_rows: int = 50,
+    stands_for: int | None = None,
+) -> tuple[Problem, ...]:
+    """List what is broken in the outcomes of a window: a class that all but vanished or took over, values replaced by one.
+
+    A rate that changed is no problem, and neither is what the window before showed as well: that came from no accident, or was
+    released by a person.
 
     Args:
-        labels: Outcomes of the window; nulls are not yet known and not judged.
-        earlier: Outcomes that the model was trained on; empty when not known.
+        labels: Outcomes of the window in time order; nulls are not yet known and not judged.
+        earlier: Outcomes that the model was trained on, in time order; empty when not known.
+        previous: Outcomes of the window before, in time order; without those that are held back as bad data.
         classifier: Whether the outcomes are classes.
+        inputs_moved: Whether the inputs drifted: the outcomes may follow them, so only an almost complete collapse counts.
         min_rows: Fewer known outcomes than this are not judged.
+        stands_for: Number of rows that `earlier` is an even sample of; None when not known.
     """
     now, then = labels.dropna(), earlier.dropna()
     if len(now) < min_rows:
         return ()
-    if not classifier:
-        numbers = _as_numbers(now)
-        return ("the label is the same in every row",) if numbers.nunique() == 1 and (then.empty or then.nunique() > 1) else ()
-    if then.empty:
-        return ("the label has a single class",) if now.nunique() == 1 else ()
-    shares, problems = now.value_counts(normalize=True), []
-    for label, share in then.value_counts(normalize=True).items():
-        seen = float(shares.get(label, 0.0))
-        if seen <= _LABEL_COLLAPSE * share and _luck(seen, float(share), len(now)) < _CHANCE:
-            problems.append(f"class {neutralise(label)} of the label fell from {share:.1%} to {seen:.2%} of the outcomes")
-    return tuple(problems)
+    before = previous.dropna() if previous is not None else None
+    before = before if before is not None and len(before) >= min_rows else None
+    find = _find_in_classes if classifier else _find_in_values
+    found = find(now, then, before, inputs_moved, stands_for)
+    if found and before is not None:
+        known = {(f.check, f.about) for f in find(before, then, None, inputs_moved, stands_for)}
+        # no model can be trained on infinite outcomes, whoever finds them good
+        found = [f for f in found if f.check == "infinite" or (f.check, f.about) not in known]
+    return tuple(Problem(f.check, None, f.rows, f.text) for f in found)
 
 
 def parse_served_inputs(features: "pd.Series[Any]", *, max_rows: int, seed: int) -> pd.DataFrame:
@@ -102,89 +125,101 @@ def conform_each(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame
     return made
 
 
-def _check_column(now: "pd.Series[Any]", then: "pd.Series[Any] | None") -> Iterator[str]:
-    numeric = _is_number(now)
-    if then is not None and then.notna().any() and now.notna().any() and _is_number(then) != numeric:
-        yield f"is {'a number' if numeric else 'no number any more'}, but was {'a number' if _is_number(then) else 'none'} in training"
+def _check_repeats(frame: pd.DataFrame, reference: pd.DataFrame, where: str) -> Iterator[Problem]:
+    """Rows that are repeated entirely, where training had hardly any.
+
+    Two rows may be equal by chance, the more of them the more rows there are: the chance is bounded by the pairs of the reference.
+    """
+    n, m = len(frame), len(reference)
+    if not frame.shape[1] or n < 2 or m < 2:
         return
-    if now.isna().all():
-        before = 0.0 if then is None else float(then.isna().mean())
-        if before == 0.0 or before ** len(now) < _CHANCE:
-            yield f"has no value in any of {len(now)} rows" + (f", {before:.1%} were missing in training" if then is not None else "")
+    # rows cannot repeat more than the values of any one column
+    distinct = {column: reference[column].nunique() for column in reference.columns}
+    key = max(distinct, key=lambda column: distinct[column])
+    repeated = n - frame[key].nunique(dropna=False)
+    if repeated <= _REPEATED * n:
         return
-    if numeric and (infinite := int(np.isinf(_as_numbers(now)).sum())):
-        yield f"has {infinite} infinite values in {len(now)} rows"
-    if then is None or then.notna().sum() == 0:
+    counts = reference.groupby(list(reference.columns), dropna=False, observed=True, sort=False).size().to_numpy()
+    if 1 - len(counts) / m > _HARDLY_ANY:
         return
-    missing, before = float(now.isna().mean()), float(then.isna().mean())
-    if missing - before > _NULL_JUMP + _noise(before, len(now), len(then)):
-        yield f"is missing in {missing:.1%} of {len(now)} rows, {before:.1%} in training"
-    yield from _check_values(now.dropna(), then.dropna(), numeric=numeric)
+    pairs = float((counts * (counts - 1) / 2).sum())
+    luck = n / 2 * (pairs + 5 * math.sqrt(pairs + 1)) / (m * (m - 1) / 2)
+    # equal rows have equal keys, so that rows chosen by their key keep all that equal them
+    hashes = pd.util.hash_pandas_object(frame[key], index=False).to_numpy()
+    chosen = frame[hashes % np.uint64(-(-n // _MOST_ROWS)) == 0]
+    share = float(chosen.duplicated().mean()) if len(chosen) else 0.0
+    if share > _REPEATED + luck + noise(0.0, n, m):
+        yield Problem(
+            "repeated", None, round(share * n), f"{where}{share:.1%} of {n} rows repeat another row entirely, hardly any in training"
+        )
 
 
-def _check_values(now: "pd.Series[Any]", then: "pd.Series[Any]", *, numeric: bool) -> Iterator[str]:
-    if numeric:
-        now, then = _as_numbers(now), _as_numbers(then)
-    elif not _is_time(now):
-        now, then = now.astype(str), then.astype(str)
-    seen, known = now.value_counts(normalize=True), then.value_counts(normalize=True)
-    if len(seen) == 1 and len(known) > 1:
-        before = float(known.get(seen.index[0], 0.0))
-        if len(now) * math.log(max(before, 1.0 / (len(then) + 1))) < math.log(_CHANCE):
-            yield f"has the same value in all {len(now)} rows; it had {len(known)} in training"
-            return
-    if _is_time(now):
-        return
-    jumped = _sentinel_jump(seen, known, then if numeric else None, sizes=(len(now), len(then)))
-    if jumped:
-        yield jumped
-    elif not numeric and len(known) <= min(_MAX_CATEGORIES, len(then) // 2):
-        new = float(seen[~seen.index.isin(known.index)].sum())
-        if new > _NEW_CATEGORIES + _noise(0.0, len(now), len(then)):
-            yield f"has categories that training never saw in {new:.1%} of {len(now)} rows"
+def _find_in_classes(
+    now: "pd.Series[Any]", then: "pd.Series[Any]", before: "pd.Series[Any] | None", inputs_moved: bool, stands_for: int | None
+) -> list[Finding]:
+    n = len(now)
+    shares = now.value_counts(normalize=True)
+    if then.empty:
+        return [Finding("constant", n, "the label has a single class")] if len(shares) == 1 else []
+    usual, found = then.value_counts(normalize=True), []
+    for label, share in usual.items():
+        seen, least = float(shares.get(label, 0.0)), _least(then, label, n, stands_for)
+        least = min([least, *([float((before == label).mean())] if before is not None else [])])
+        most = (_COLLAPSED_WITH_INPUTS if inputs_moved else _COLLAPSED) * least
+        if seen <= most and _luck(seen, least, n) < CHANCE:
+            text = f"class {neutralise(label)} of the label fell from {share:.1%} to {seen:.2%} of the outcomes"
+            found.append(Finding("vanished", n, text, str(label)))
+    new = float(shares[~shares.index.isin(usual.index)].sum())
+    if new > _NEW_CLASS + noise(0.0, n, len(then)):
+        found.append(Finding("categories", round(new * n), f"classes that training never saw are {new:.1%} of the outcomes"))
+    return found or ([] if inputs_moved else _find_stuck(now, then, before))
 
 
-def _sentinel_jump(
-    seen: "pd.Series[float]", known: "pd.Series[float]", numbers: "pd.Series[float] | None", *, sizes: tuple[int, int]
-) -> str | None:
-    """Whether one value took the place of many: a placeholder for what is not known."""
-    low, high = (float(numbers.min()), float(numbers.max())) if numbers is not None else (0.0, 0.0)
-    for value, share in seen.head(10).items():
-        before = float(known.get(value, 0.0))
-        if numbers is None:
-            suspicious, allowed = str(value).strip().lower() in _EMPTY_TEXTS, _SENTINEL_JUMP
-        else:
-            number = float(str(value))
-            outside = not low <= number <= high
-            suspicious, allowed = outside or number in _SENTINELS, _SENTINEL_JUMP if outside else _SENTINEL_IN_RANGE_JUMP
-        if suspicious and math.isfinite(share) and share - before > allowed + _noise(before, *sizes):
-            kind = "an empty text or a placeholder" if numbers is None else "one placeholder-like number"
-            return f"holds {kind} in {share:.1%} of {sizes[0]} rows, {before:.1%} in training"
-    return None
+def _find_stuck(now: "pd.Series[Any]", then: "pd.Series[Any]", before: "pd.Series[Any] | None") -> list[Finding]:
+    """A part of the window in which the label is one and the same class, though classes alternate."""
+    if before is None and len(then) >= SAMPLED:  # an even sample of rows does not tell how long runs are
+        return []
+    run, label = _longest_run(now)
+    usual = max(float((rows == label).mean()) for rows in (then, before) if rows is not None)
+    if run < _STUCK_SHARE * len(now) or usual in (0.0, 1.0) or math.log(len(now)) + run * math.log(usual) > math.log(_STUCK_CHANCE):
+        return []
+    if run <= _LONGER * max(_longest_run(rows)[0] for rows in (then, before) if rows is not None):
+        return []
+    return [Finding("stuck", run, f"class {neutralise(label)} of the label is the outcome of {run} rows one after another", str(label))]
 
 
-def _noise(share: float, rows: int, reference_rows: int) -> float:
-    """Four standard errors of the difference of two shares, with the share kept off 0 and 1 (Agresti and Caffo, 2000)."""
-    p = min(max(share, 1.0 / (rows + 2)), 1.0 - 1.0 / (rows + 2))
-    return _STANDARD_ERRORS * math.sqrt(p * (1.0 - p) * (1.0 / max(rows, 1) + 1.0 / max(reference_rows, 1)))
+def _longest_run(values: "pd.Series[Any]") -> tuple[int, Any]:
+    codes, distinct = pd.factorize(values)
+    starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
+    lengths = np.diff(np.append(starts, len(codes)))
+    at = int(lengths.argmax())
+    return int(lengths[at]), distinct[codes[starts[at]]]
+
+
+def _find_in_values(
+    now: "pd.Series[Any]", then: "pd.Series[Any]", before: "pd.Series[Any] | None", inputs_moved: bool, stands_for: int | None
+) -> list[Finding]:
+    numbers = as_numbers(now)
+    if then.empty:
+        return [Finding("constant", len(now), "the label is the same in every row")] if len(np.unique(numbers)) == 1 else []
+    found = check_column(pd.Series(numbers), pd.Series(as_numbers(then)), stands_for=stands_for)
+    return [Finding(f.check, f.rows, _SAME if f.check == "constant" else f"the label {f.text}", f.about) for f in found]
+
+
+_SAME = "the label is the same in every row"
+
+
+def _least(then: "pd.Series[Any]", label: Any, rows: int, stands_for: int | None) -> float:
+    """The least share of a class that is natural in a window of so many rows."""
+    known = Known.of(then, kind_of(then), stands_for)
+    return 1.0 - natural_share((then != label).to_numpy(dtype=bool), known.stretch(rows))
 
 
 def _luck(seen: float, share: float, rows: int) -> float:
     """Bound on the chance to see a share this far below the true one (Chernoff, 1952)."""
     if share >= 1.0:
         return 0.0
+    if share <= 0.0:
+        return 1.0
     divergence = (seen * math.log(seen / share) if seen else 0.0) + (1.0 - seen) * math.log((1.0 - seen) / (1.0 - share))
     return math.exp(-rows * divergence)
-
-
-def _is_number(values: "pd.Series[Any]") -> bool:
-    return bool(pd.api.types.is_numeric_dtype(values.dtype)) and not pd.api.types.is_bool_dtype(values.dtype)
-
-
-def _is_time(values: "pd.Series[Any]") -> bool:
-    return bool(pd.api.types.is_datetime64_any_dtype(values.dtype))
-
-
-def _as_numbers(values: "pd.Series[Any]") -> "pd.Series[float]":
-    numbers: pd.Series[float] = pd.to_numeric(values, errors="coerce").astype("float64")
-    return numbers

@@ -13,6 +13,8 @@ from windvane.settings import load_settings
 if TYPE_CHECKING:
     from windvane.ledger import Ledger, Release
 
+_SETTLES_SECONDS = 20
+
 commands = typer.Typer()
 keys = typer.Typer(no_args_is_help=True, help="API keys of an endpoint; without any, the endpoint asks for none.")
 commands.add_typer(keys, name="key")
@@ -127,13 +129,40 @@ def unfreeze(model: Model, reason: Annotated[str, typer.Option(help="Why, for th
 
 
 @commands.command()
+def release(
+    model: Model,
+    window_start: Annotated[str, typer.Option(help="First moment of the window, ISO 8601; UTC if it names no zone.")],
+    window_end: Annotated[str, typer.Option(help="End of the window, exclusive.")],
+    reason: Annotated[str, typer.Option(help="Why these rows are good, for the record.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let the rows of a window that was decided `fix_data` be trained on; exit status 1 if it is not held back."""
+    from windvane.lake import Lake
+    from windvane.load_config import load_model_config
+    from windvane.release_window import release_window, unreleased_windows
+    from windvane.windows import resolve_window
+
+    settings = load_settings()
+    config, lake = load_model_config(settings.project, model), Lake(settings.lake)
+    window = resolve_window(params={"window_start": window_start, "window_end": window_end})
+    release_window(config, lake, window, actor=_actor(), reason=reason)
+    left = [other.as_extra() for other in unreleased_windows(config, lake)]
+    if as_json:
+        print_json({"model": model, **window.as_extra(), "reason": reason, "held": left})
+        return
+    say(f"{model}: the window {window} is released; {len(left)} left that nothing may train on", style="green")
+    say(f"To decide about it again, trigger {model}__monitor with window_start {window_start} and window_end {window_end}")
+
+
+@commands.command()
 def reconcile(
     every: Annotated[float | None, typer.Option(help="Repeat after so many seconds, until stopped.")] = None, as_json: AsJson = False
 ) -> None:
-    """Bring what runs in line with what the ledger says should serve."""
+    """Bring what runs in line with what the ledger says should serve; exit status 1 if an endpoint does not serve then."""
     import logging
 
     import windvane.reconcile as reconciling
+    from windvane.check_health import silent_endpoints
     from windvane.record_platform import of_platform
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -142,11 +171,18 @@ def reconcile(
         reconciling.Reconciler(settings).run(every_seconds=every)
         return
     actions = reconciling.reconcile(settings)
+    give_up = time.monotonic() + _SETTLES_SECONDS
+    # what was started a moment ago needs another to answer
+    while (silent := silent_endpoints(settings)) and time.monotonic() < give_up:
+        time.sleep(1)
     if as_json:
-        print_json({"actions": actions})
+        print_json({"actions": actions, "problems": silent})
     else:
         for action in actions or ["Everything is as the ledger says"]:
             say(action)
+        for problem in silent:
+            say(problem, style="red")
+    raise typer.Exit(1 if silent else 0)
 
 
 @commands.command()
