@@ -1,37 +1,43 @@
-"""Compares the inputs of a window with the reference of the bundle that serves, and draws Evidently's report of it.
+"""Tells whether the rows of a window differ from a reference by more than windows without drift do.
 
-Evidently writes category values and column names into its HTML as they come. So it never sees them as they come: it gets
-a bounded, seeded sample whose texts are neutralised and whose rare categories are pooled.
+How much undrifted windows differ is learned from the reference itself: runs of its consecutive rows are drawn instead of
+single rows (the block bootstrap: Kuensch, Annals of Statistics 1989; with random multipliers: Buecher and Kojadinovic,
+Bernoulli 2016), so that rows that are alike because they follow each other, and swings from day to day, count as usual. The
+reference's own sampling error is drawn too. All distances of all columns share one budget: the threshold is taken from the
+greatest of the standardised distances (Westfall and Young, Resampling-Based Multiple Testing, 1993), not from p-values, which
+shrink with the number of rows.
 """
 
-import json
 import logging
-import os
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from windvane.store_files import write_bytes
+from windvane.profile_rows import MAX_ENCODED_ROWS, ColumnProfile, Counted, Kind, Profile, count_rows
 
 log = logging.getLogger(__name__)
 
 MAX_ROWS = 5_000
-_MAX_CATEGORIES = 40
+MULTIVARIATE = "all columns together"
 _MAX_TEXT = 60
-# Distances with a fixed threshold: unlike p-values they do not grow with the number of rows
-_METHODS = {"number": ("wasserstein", 0.1), "category": ("jensenshannon", 0.1)}
 _PLAIN_SIGNS = frozenset(" _-.,:+/()%#@=")
-_POLICY = (
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:\">"
-)
+_DRAWS = 1_000
+# Below, counts are drawn as counts; above, they are normal enough
+_FEW_ROWS = 1_000
+_MOST_KEPT = 64
+# An unlucky reference would raise an alarm in every window, so its error is taken for larger than it is
+_REFERENCE_CAUTION = 1.5
+# Runs of fewer would say little about how much they differ
+_FEWEST_RUNS = 6
+# A constant must last longer than it ever did in the reference, by this factor, before the column counts as lost
+_LONGER = 3
 
-Kind = Literal["number", "category"]
+Distance = Literal["Kolmogorov-Smirnov", "Wasserstein", "total variation", "largest change of a share", "reconstruction error"]
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,25 @@ class ColumnDrift:
 
     Attributes:
         column: Name of the column, neutralised.
-        method: Name of the distance.
-        score: The distance; 0 is equal.
-        threshold: Where drift begins.
-        drifted: Whether the distance reaches the threshold.
+        kind: Whether its order counts.
+        score: The distance; 0 is equal. Of a number that distance of two which is nearer to, or farther beyond, its threshold.
+        threshold: What the distance exceeds in undrifted windows within the false-alarm budget only.
+        drifted: Whether the distance exceeds the threshold.
+        how: One inert sentence: what changed most.
+        distance: Name of the distance.
     """
 
     column: str
-    method: str
+    kind: Kind
     score: float
     threshold: float
     drifted: bool
+    how: str
+    distance: Distance = "Kolmogorov-Smirnov"
+
+    def as_json(self) -> dict[str, Any]:
+        """The form for evidence."""
+        return vars(self).copy()
 
 
 @dataclass(frozen=True)
@@ -58,18 +72,24 @@ class Drift:
     """The drift of a window.
 
     Attributes:
-        columns: The columns that were compared.
-        lost: Columns of the reference that the window has not, or has without a usable value: always drift.
+        columns: The columns that were compared, in the order of the reference.
+        lost: Columns of the reference that the window has not, or has without a usable value, or with one value only where
+            the reference has many: always drift.
         skipped: Columns that say nothing about drift, with the reason.
-        html: Evidently's report; None when there was nothing to compare.
-        json: The same as numbers.
+        multivariate: Whether relations between columns broke; None where that cannot be told.
+        rows: Rows of the window.
     """
 
     columns: tuple[ColumnDrift, ...] = ()
     lost: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    html: Path | None = None
-    json: Path | None = None
+    multivariate: ColumnDrift | None = None
+    rows: int = 0
+
+    @property
+    def signal(self) -> bool:
+        """Whether anything at all drifted or was lost."""
+        return bool(self.drifted)
 
     @property
     def compared(self) -> int:
@@ -78,66 +98,58 @@ class Drift:
 
     @property
     def drifted(self) -> tuple[str, ...]:
-        """The names of the drifted columns, the worst first."""
-        worst = sorted((c for c in self.columns if c.drifted), key=lambda c: -c.score / c.threshold)
+        """The names of what drifted, the worst first; lost columns before all."""
+        every = (*self.columns, *((self.multivariate,) if self.multivariate else ()))
+        worst = sorted((c for c in every if c.drifted), key=lambda c: -c.score / c.threshold)
         return (*self.lost, *(c.column for c in worst))
 
+    def as_json(self) -> dict[str, Any]:
+        """The form for evidence."""
+        return {
+            "rows": self.rows,
+            "drifted": list(self.drifted),
+            "columns": [column.as_json() for column in self.columns],
+            "lost": list(self.lost),
+            "skipped": list(self.skipped),
+            "multivariate": self.multivariate.as_json() if self.multivariate else None,
+        }
 
-def detect_drift(current: pd.DataFrame, reference: pd.DataFrame, *, directory: Path, seed: int, max_rows: int = MAX_ROWS) -> Drift:
-    """Compare the columns of the reference with those of the window and store the report as `drift.html` and `drift.json`.
+
+def detect_drift(rows: pd.DataFrame | Iterable[pd.DataFrame], profile: Profile, *, false_alarm_rate: float) -> Drift:
+    """Compare the rows of a window with a reference.
 
     Args:
-        current: Inputs of the window.
-        reference: The same columns as they were in training; columns that only `current` has are not compared.
-        directory: Where the two files go; they are replaced as a whole.
-        seed: Seed of the samples.
-        max_rows: Largest number of rows of either side that are compared.
-
-    Raises:
-        StorageError: If the report cannot be written.
+        rows: The window, as a whole or in batches; batches are counted and forgotten. Columns that the profile has not are
+            not compared.
+        profile: The reference.
+        false_alarm_rate: Chance that a window without drift gives a signal on anything at all, between 0 and 1.
     """
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate: {false_alarm_rate} is not between 0 and 1")
     started = time.perf_counter()
-    if current.empty or reference.empty:
-        return Drift(skipped=("the window has no rows" if current.empty else "the bundle's reference has no rows",))
-    now, then = _sample(current, max_rows=max_rows, seed=seed), _sample(reference, max_rows=max_rows, seed=seed)
-    kinds: dict[str, Kind] = {}
-    lost, skipped = [], []
-    for column in map(str, reference.columns):
-        kind = _kind_of(then[column])
-        if kind is None:
-            skipped.append(f"{neutralise(column)}: a time, or without a usable value in the reference")
-        elif column not in now.columns or not _usable(now[column], kind).any():
-            lost.append(neutralise(column))
-        elif kind == "category" and then[column].nunique() > max(_MAX_CATEGORIES, len(then) // 2):
-            skipped.append(f"{neutralise(column)}: almost every row has its own value")
-        else:
-            kinds[column] = kind
-    if not kinds:
-        return Drift(lost=tuple(lost), skipped=tuple(skipped))
-
-    inert = _unique_names(kinds)
-    pairs = {inert[c]: _prepare(then[c], now[c], kind) for c, kind in kinds.items()}
-    html, measured = _run_evidently(
-        pd.DataFrame({c: p[1] for c, p in pairs.items()}),
-        pd.DataFrame({c: p[0] for c, p in pairs.items()}),
-        kinds={inert[c]: k for c, k in kinds.items()},
-    )
-    columns = tuple(
-        ColumnDrift(inert[c], _METHODS[kind][0], score := measured[inert[c]], _METHODS[kind][1], not score < _METHODS[kind][1])
-        for c, kind in kinds.items()
-    )
-    numbers = {
-        "rows": len(now),
-        "reference_rows": len(then),
-        "columns": [vars(c) | {"score": c.score if np.isfinite(c.score) else None} for c in columns],
-        "lost": lost,
-        "skipped": skipped,
-    }
-    drift = Drift(columns, tuple(lost), tuple(skipped), directory / "drift.html", directory / "drift.json")
-    write_bytes(directory / "drift.html", html.replace("<head>", f"<head>{_POLICY}", 1).encode("utf-8", errors="replace"))
-    write_bytes(directory / "drift.json", json.dumps(numbers, indent=1).encode())
+    counted = count_rows([rows] if isinstance(rows, pd.DataFrame) else rows, profile)
+    names = unique_names([column.name for column in profile.columns] + [name for name, _ in profile.skipped])
+    skipped = [f"{names[name]}: {reason}" for name, reason in profile.skipped]
+    if not counted.rows or not profile.rows:
+        return Drift(skipped=("the window has no rows" if profile.rows else "the bundle's reference has no rows", *skipped))
+    lost = {place for place in range(len(profile.columns)) if _is_lost(place, counted, profile)}
+    null = _null_of(profile, counted.rows, _alike(counted, profile))
+    limits = null.thresholds(false_alarm_rate)
+    deltas = counted.counts / counted.rows - profile.shares
+    columns = []
+    for place, (column, span) in enumerate(zip(profile.columns, profile.spans, strict=True)):
+        if place in lost:
+            continue
+        measured = [(name, float(value[0])) for name, value in _distances(column, deltas[None, span])]
+        distance, score, threshold = max(
+            ((name, score, limits[place, name]) for name, score in measured), key=lambda found: found[1] / found[2]
+        )
+        how = _how(column, place, counted, profile.shares[span], counted.counts[span] / counted.rows)
+        columns.append(ColumnDrift(names[column.name], column.kind, score, threshold, score > threshold, how, distance))
+    multivariate = None if lost else _multivariate(counted, profile, limits)
+    drift = Drift(tuple(columns), tuple(names[profile.columns[p].name] for p in sorted(lost)), tuple(skipped), multivariate, counted.rows)
     seconds = time.perf_counter() - started
-    log.info("drift: %d of %d columns, %d against %d rows, %.1f s", len(drift.drifted), drift.compared, len(now), len(then), seconds)
+    log.info("drift: %d of %d columns in %d rows, %.3f s", len(drift.drifted), drift.compared, counted.rows, seconds)
     return drift
 
 
@@ -147,75 +159,292 @@ def neutralise(text: object, *, limit: int = _MAX_TEXT) -> str:
     return inert if len(inert) <= limit else inert[: limit - 1] + "…"
 
 
-def _sample(frame: pd.DataFrame, *, max_rows: int, seed: int) -> pd.DataFrame:
-    return frame if len(frame) <= max_rows else frame.sample(max_rows, random_state=seed)
-
-
-def _kind_of(values: "pd.Series[Any]") -> Kind | None:
-    if isinstance(values.dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return None
-    kind: Kind = "number" if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype) else "category"
-    return kind if _usable(values, kind).any() else None
-
-
-def _usable(values: "pd.Series[Any]", kind: Kind) -> "pd.Series[bool]":
-    """The values that count; infinite ones do not: they make every distance 0 or undefined."""
-    return cast("pd.Series[bool]", np.isfinite(_numbers(values)) if kind == "number" else values.notna())
-
-
-def _numbers(values: "pd.Series[Any]") -> "pd.Series[float]":
-    return pd.to_numeric(values, errors="coerce").astype("float64")
-
-
-def _prepare(then: "pd.Series[Any]", now: "pd.Series[Any]", kind: Kind) -> tuple["pd.Series[Any]", "pd.Series[Any]"]:
-    """Both sides of a column as Evidently may see them, without missing values, rows renumbered."""
-    sides = [side[_usable(side, kind)].reset_index(drop=True) for side in (then, now)]
-    if kind == "number":
-        return _numbers(sides[0]), _numbers(sides[1])
-    shares = pd.concat([side.astype(str).value_counts(normalize=True) for side in sides], axis=1).max(axis=1)
-    names = _unique_names(list(shares.sort_values(ascending=False, kind="stable").index[:_MAX_CATEGORIES]))
-    pooled = [side.astype(str).map(names).fillna("(other)").astype(object) for side in sides]
-    return pooled[0], pooled[1]
-
-
-def _unique_names(texts: Mapping[str, Any] | list[str]) -> dict[str, str]:
+def unique_names(texts: Iterable[str]) -> dict[str, str]:
     """Inert names that differ where the texts differ."""
     names: dict[str, str] = {}
+    taken = {"(other)", MULTIVARIATE}
     for text in texts:
         name, number = neutralise(text), 1
-        while name in names.values() or name == "(other)":
+        while name in taken:
             number += 1
             name = f"{neutralise(text)} ({number})"
         names[text] = name
+        taken.add(name)
     return names
 
 
-def _run_evidently(current: pd.DataFrame, reference: pd.DataFrame, *, kinds: Mapping[str, Kind]) -> tuple[str, dict[str, float]]:
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    import warnings
+def _is_lost(place: int, counted: Counted, profile: Profile) -> bool:
+    """Whether the window has no usable value of the column, or only one where the reference never had one for so long."""
+    column = profile.columns[place]
+    if column.name in counted.absent:
+        return True
+    if not counted.usable[place]:
+        return counted.rows > _LONGER * column.missing_run * profile.every
+    one_value = counted.low[place] == counted.high[place] if column.kind == "number" else len(counted.texts[place]) == 1
+    varies = column.constant_run * 2 < profile.rows
+    return bool(one_value and varies and counted.usable[place] > max(20.0, _LONGER * column.constant_run * profile.every))
 
-    with warnings.catch_warnings():
-        # what it imports in turn is deprecated here and there: nothing that its caller can mend
-        warnings.simplefilter("ignore")
-        from evidently import DataDefinition, Dataset, Report
-        from evidently.presets import DataDriftPreset
-    definition = DataDefinition(
-        numerical_columns=[c for c, kind in kinds.items() if kind == "number"],
-        categorical_columns=[c for c, kind in kinds.items() if kind == "category"],
-    )
-    preset = DataDriftPreset(
-        num_method=_METHODS["number"][0],
-        num_threshold=_METHODS["number"][1],
-        cat_method=_METHODS["category"][0],
-        cat_threshold=_METHODS["category"][1],
-    )
-    with warnings.catch_warnings():
-        # divisions by an empty or constant side: the result is read as drift below, not as a warning
-        warnings.simplefilter("ignore")
-        snapshot = Report([preset]).run(
-            Dataset.from_pandas(current, data_definition=definition), Dataset.from_pandas(reference, data_definition=definition)
-        )
-        html = snapshot.get_html_str(as_iframe=False)
-        metrics = snapshot.dict()["metrics"]
-    scores = {m["config"]["column"]: float(m["value"]) for m in metrics if "column" in m["config"]}
-    return html, {column: scores.get(column, float("nan")) for column in kinds}
+
+# --- distances -------------------------------------------------------------------------------------------------------------
+
+
+def _distances(column: ColumnProfile, deltas: np.ndarray) -> list[tuple[Distance, np.ndarray]]:
+    """The distances of a column.
+
+    Args:
+        deltas: Share in each bin less that of the reference, shape (draws, bins of the column).
+
+    Returns:
+        Name and value of each distance, shape (draws,).
+    """
+    if column.kind == "category":
+        changes = np.abs(deltas)
+        return [("total variation", changes.sum(axis=1) / 2), ("largest change of a share", changes.max(axis=1))]
+    steps = column.steps()
+    cumulated = np.cumsum(deltas[:, :-1], axis=1)
+    largest = np.abs(cumulated).max(axis=1)
+    # what is missing is put at the median: a distance has no place for it
+    middle = int(np.searchsorted(column.edges, column.median, side="left"))
+    cumulated[:, middle:] += deltas[:, -1:]
+    return [("Kolmogorov-Smirnov", largest), ("Wasserstein", np.abs(cumulated[:, :-1]) @ steps)]
+
+
+# --- what undrifted windows look like --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Null:
+    """Distances of undrifted windows of one size from undrifted references.
+
+    Attributes:
+        tests: Place of the column (-1: all together) and name of the distance.
+        levels: For each length of the runs that were drawn: mean and standard deviation of each distance, each of shape
+            (tests,), and the greatest standardised distance of each draw, sorted, shape (draws,).
+    """
+
+    tests: tuple[tuple[int, Distance], ...]
+    levels: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
+
+    def thresholds(self, rate: float) -> dict[tuple[int, Distance], float]:
+        """The threshold of each distance; the greatest over the lengths of runs, as the right length is not known."""
+        limits = [mean + _upper(greatest, rate) * deviation for mean, deviation, greatest in self.levels]
+        return dict(zip(self.tests, map(float, np.max(limits, axis=0)), strict=True)) if self.tests else {}
+
+
+def _upper(greatest: np.ndarray, rate: float) -> float:
+    """The value that is exceeded at this rate; beyond the ninth decile by an exponential tail, which more often errs upwards."""
+    if rate >= 0.1:
+        return float(np.quantile(greatest, 1 - rate))
+    start = float(np.quantile(greatest, 0.9))
+    return start + float((greatest[greatest > start] - start).mean()) * math.log(0.1 / rate)
+
+
+def _null_of(profile: Profile, rows: int, alike: tuple[int, ...] = ()) -> _Null:
+    """What undrifted windows look like; one calculation serves windows of about the same size.
+
+    Args:
+        alike: For each column how alike the window's rows are that follow each other: rounded logarithms to base 2 of the
+            factor by which that raises a variance; none where the reference is whole.
+    """
+    # rounded down: a smaller window differs more, so that the threshold errs upwards
+    step = max(0, math.floor(4 * math.log2(rows)))
+    if (step, alike) not in profile.thresholds:
+        if len(profile.thresholds) >= _MOST_KEPT:
+            profile.thresholds.clear()
+        factors = 2.0 ** np.array(alike or [0] * len(profile.columns))
+        profile.thresholds[step, alike] = _draw(profile, min(rows, math.ceil(2 ** (step / 4))), factors)
+    found: _Null = profile.thresholds[step, alike]
+    return found
+
+
+def _alike(counted: Counted, profile: Profile) -> tuple[int, ...]:
+    """How alike rows of the window are that follow each other, which a thinned reference cannot show."""
+    size = math.ceil(2 * profile.every)
+    size = min(max(size, 10), 50)
+    parts = [part[: len(part) // size * size] for part in counted.stretches if len(part) >= 2 * size]
+    if not parts:
+        return ()
+    rows = np.concatenate(parts)
+    found = []
+    for place, (column, span) in enumerate(zip(profile.columns, profile.spans, strict=True)):
+        values = column.functions(profile.shares[span])[rows[:, place]]
+        values = values - values.mean(axis=0)
+        alone, together = (values**2).mean(axis=0), (values.reshape(-1, size, values.shape[1]).mean(axis=1) ** 2).mean(axis=0) * size
+        known = alone > 1e-3
+        if column.kind == "category":
+            factor = together.sum() / alone.sum() if known.any() else 1.0
+        else:
+            factor = (together[known] / alone[known]).max(initial=1.0)
+        found.append(round(math.log2(max(factor, 1.0))))
+    return tuple(found)
+
+
+def _draw(profile: Profile, rows: int, alike: np.ndarray) -> _Null:
+    random = np.random.default_rng([profile.seed, rows])
+    # a window lasts as long as this many rows of the reference
+    lasts = rows / profile.every
+    judged = profile.rows * len(profile.block_errors) // len(profile.block_rows)
+    sampled = _sampling_error(profile, rows / alike, min(rows / alike.max(initial=1.0), MAX_ENCODED_ROWS), judged, random)
+    shares = profile.counts / profile.block_rows[:, None] - profile.shares
+    errors = _standard_errors(profile)
+    block_rows = profile.rows / len(shares)
+    tests: tuple[tuple[int, Distance], ...] = ()
+    levels, length = [], 1
+    while length == 1 or length <= len(shares) // _FEWEST_RUNS:
+        own = min(length, max(1, math.ceil(lasts / block_rows)))
+        runs_in_window = max(1.0, lasts / (own * block_rows))
+        parts = []
+        for blocks in (shares, errors):
+            if len(blocks):
+                window, reference = 1 / math.sqrt(runs_in_window), _REFERENCE_CAUTION * math.sqrt(length / len(blocks))
+                if own == length:
+                    # the sum of two normal draws of one covariance is a normal draw
+                    parts.append(_swings(profile, blocks, length, random) * math.hypot(window, reference))
+                else:
+                    swings = _swings(profile, blocks, own, random) * window
+                    parts.append(swings + _swings(profile, blocks, length, random) * reference)
+        found = _all_distances(profile, np.column_stack(parts) + sampled)
+        if not found:
+            break
+        tests = tuple(test for test, _ in found)
+        values = np.column_stack([value for _, value in found])
+        mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-9)
+        levels.append((mean, deviation, np.sort(((values - mean) / deviation).max(axis=1))))
+        length *= 2
+    return _Null(tests, tuple(levels))
+
+
+def _standard_errors(profile: Profile) -> np.ndarray:
+    """Standardised mean reconstruction errors of the blocks that were judged, shape (judged, 1); (0, 1) without components."""
+    parts = profile.components
+    return ((profile.block_errors - parts.error) / parts.deviation)[:, None] if parts else np.zeros((0, 1))
+
+
+def _runs(blocks: np.ndarray, length: int) -> np.ndarray:
+    """Mean of every run of so many blocks, shape (runs, bins)."""
+    length = min(length, len(blocks))
+    sums = np.cumsum(np.concatenate([np.zeros((1, blocks.shape[1])), blocks]), axis=0)
+    return np.asarray(sums[length:] - sums[:-length]) / length
+
+
+def _swings(profile: Profile, blocks: np.ndarray, length: int, random: np.random.Generator) -> np.ndarray:
+    """Deviations of single runs beyond those of rows drawn one by one, shape (draws, bins): normal, with the covariance of the runs."""
+    runs = _runs(blocks, length)
+    independent = max(len(blocks) / length, 1.0)
+    # deviations from a mean of few runs are too small, as they took part in it
+    runs = runs / math.sqrt(max(1 - 1 / independent, 0.25))
+    runs = (runs * _beyond_sampling(profile, runs, length, independent) / math.sqrt(len(runs))).astype(np.float32)
+    drawn = random.standard_normal((_DRAWS, len(runs)), dtype=np.float32) @ runs
+    # few runs say little about the covariance either: Student's t
+    freedom = max(independent - 1, 3.0)
+    return np.asarray(drawn / np.sqrt(random.chisquare(freedom, size=(_DRAWS, 1)) / freedom))
+
+
+def _beyond_sampling(profile: Profile, runs: np.ndarray, length: int, independent: float) -> np.ndarray:
+    """The part of the standard deviation of runs that drawing rows one by one does not explain, shape (bins,)."""
+    rows = length * profile.rows / len(profile.block_rows)
+    if profile.every > 1:
+        # rows between those of the reference are more alike than it can show: what chance may add counts as theirs
+        independent = math.inf
+    if runs.shape[1] == 1:
+        return np.sqrt([_unexplained((runs**2).mean(axis=0) * rows, independent)])
+    parts = np.zeros(runs.shape[1])
+    for column, span in zip(profile.columns, profile.spans, strict=True):
+        shares = profile.shares[span]
+        functions = column.functions(shares)
+        means = shares @ functions
+        expected = (shares @ functions**2 - means**2) / rows
+        found = ((runs[:, span] @ functions) ** 2).mean(axis=0)
+        known = expected * rows > 1e-3
+        parts[span] = _unexplained(found[known] / expected[known], independent)
+    return np.sqrt(parts)
+
+
+def _unexplained(inflations: np.ndarray, independent: float) -> float:
+    """The part of the greatest of some variances, given as multiples of the expected ones, that neither they nor chance explain."""
+    # what chance adds to the greatest of several variances, each of so few runs
+    chance = 1 + math.sqrt(2 / independent) * math.sqrt(1 + 2 * math.log(max(len(inflations), 1)))
+    return max(0.0, 1 - chance / float(inflations.max(initial=1.0)))
+
+
+def _sampling_error(profile: Profile, rows: np.ndarray, encoded: float, judged: float, random: np.random.Generator) -> np.ndarray:
+    """Deviations of a window from a reference where rows are drawn one by one, shape (draws, bins), last the reconstruction error.
+
+    Args:
+        rows: How many are drawn of each column for the window, shape (columns,).
+        encoded: How many are drawn of the reconstruction error for the window.
+        judged: The same for the reference.
+    """
+    deltas = []
+    for span, size in zip(profile.spans, np.maximum(rows.round(), 1.0), strict=True):
+        # half a row more in each bin: what was never seen may exist all the same
+        seen = profile.counts[:, span].sum(axis=0) + 0.5
+        shares = seen / seen.sum()
+        normal, delta = 0.0, np.zeros((_DRAWS, len(shares)))
+        for draws, caution in ((int(size), 1.0), (profile.rows, _REFERENCE_CAUTION)):
+            if draws < _FEW_ROWS:
+                delta += caution * (random.multinomial(draws, shares, size=_DRAWS) / draws - shares)
+            else:
+                normal += caution**2 / draws
+        if normal:
+            noise = random.standard_normal((_DRAWS, len(shares)), dtype=np.float32) * np.sqrt(shares * normal).astype(np.float32)
+            delta += noise - noise.sum(axis=1, keepdims=True) * shares
+        deltas.append(delta)
+    if profile.components is not None:
+        scale = math.sqrt(1 / max(encoded, 1.0) + _REFERENCE_CAUTION**2 / max(judged, 1.0))
+        deltas.append(random.standard_normal((_DRAWS, 1)) * scale)
+    return np.concatenate(deltas, axis=1) if deltas else np.zeros((_DRAWS, 0))
+
+
+def _all_distances(profile: Profile, deltas: np.ndarray) -> list[tuple[tuple[int, Distance], np.ndarray]]:
+    """Each distance of each column for many draws; the place of the multivariate one is -1."""
+    found: list[tuple[tuple[int, Distance], np.ndarray]] = []
+    for place, (column, span) in enumerate(zip(profile.columns, profile.spans, strict=True)):
+        found += [((place, name), values) for name, values in _distances(column, deltas[:, span])]
+    if profile.components is not None:
+        found.append(((-1, "reconstruction error"), np.abs(deltas[:, -1])))
+    return found
+
+
+# --- what changed ----------------------------------------------------------------------------------------------------------
+
+
+def _multivariate(counted: Counted, profile: Profile, limits: Mapping[tuple[int, Distance], float]) -> ColumnDrift | None:
+    parts = profile.components
+    if parts is None or not len(counted.encoded):
+        return None
+    error = float(parts.errors(counted.encoded).mean())
+    score, threshold = abs(error - parts.error) / parts.deviation, limits[-1, "reconstruction error"]
+    how = f"error of rows rebuilt from {len(parts.axes)} of {len(parts.mean)} principal components {parts.error:.3g} -> {error:.3g}"
+    return ColumnDrift(MULTIVARIATE, "number", score, threshold, score > threshold, how, "reconstruction error")
+
+
+def _how(column: ColumnProfile, place: int, counted: Counted, shares: np.ndarray, window: np.ndarray) -> str:
+    """What changed most, in one sentence."""
+    change = window - shares
+    if column.kind == "category":
+        names = [*column.values, "new and rare values"]
+        # where one value took the place of another, the new one says more
+        most = len(column.values) if change[-2] > 0.9 * np.abs(change).max() else int(np.abs(change).argmax())
+        if most < len(names):
+            return f"share of {neutralise(names[most])} {_percent(shares[most])} -> {_percent(window[most])}"
+        return f"missing {_percent(shares[-1])} -> {_percent(window[-1])}"
+    count, total, squares = map(float, counted.sums[place])
+    if not count or abs(change[-1]) > np.abs(np.cumsum(change[:-1])).max() / 1.5:
+        return f"missing {_percent(shares[-1])} -> {_percent(window[-1])}"
+    offset = total / count
+    mean = column.median + offset
+    deviation = math.sqrt(max(squares / count - offset * offset, 0.0))
+    moved = (mean - column.mean) / column.deviation if column.deviation > 0 else math.inf
+    widened = abs(math.log(deviation / column.deviation)) if deviation > 0 and column.deviation > 0 else math.inf
+    if math.isfinite(moved) and (abs(moved) > widened / 2 or not math.isfinite(widened)):
+        return f"mean {column.mean:.3g} -> {mean:.3g}, {round(moved, 1) + 0.0:+.1f} standard deviations"
+    if math.isfinite(deviation) and column.deviation > 0:
+        return f"standard deviation {column.deviation:.3g} -> {deviation:.3g}"
+    most = int(np.abs(change[:-1]).argmax())
+    edge = column.edges[min(most, len(column.edges) - 1)]
+    return f"share near {edge:.3g} {_percent(shares[most])} -> {_percent(window[most])}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
