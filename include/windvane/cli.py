@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from windvane.backtest_command import commands as backtest_command
 from windvane.errors import WindvaneError
 from windvane.print_results import AsJson, Model, print_json, print_table, say
 from windvane.release_commands import commands as release_commands
@@ -30,6 +31,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, help="Windvane keeps scikit-learn models true.")
 
 app.add_typer(release_commands)
+app.add_typer(backtest_command)
 
 
 @app.command()

@@ -265,6 +265,35 @@ class Slices(Section):
     min_rows: int = Field(200, ge=1, description="Slices with fewer rows are not judged; default 200.")
 
 
+Measure = Literal[
+    "accuracy_score_difference",
+    "demographic_parity_difference",
+    "equal_opportunity_difference",
+    "equalized_odds_difference",
+    "false_negative_rate_difference",
+    "false_positive_rate_difference",
+    "selection_rate_difference",
+    "true_negative_rate_difference",
+    "true_positive_rate_difference",
+    "zero_one_loss_difference",
+]
+
+
+class Fairness(Section):
+    """The challenger may not treat groups of people too differently."""
+
+    sensitive: tuple[Identifier, ...] = Field(min_length=1, description="Columns whose values make the groups; each is judged on its own.")
+    measure: Measure = Field("equalized_odds_difference", description="Fairlearn's measure; default equalized_odds_difference.")
+    at_most: float = Field(ge=0, le=1, description="Largest difference between groups that is surely kept, such as 0.1.")
+    min_rows: int = Field(50, ge=2, description="Groups with fewer rows are not judged; default 50.")
+
+
+class Calibration(Section):
+    """The challenger's probabilities must come true."""
+
+    at_most: float = Field(gt=0, lt=1, description="Largest expected calibration error that is surely kept, such as 0.05.")
+
+
 class Gates(Section):
     """What a challenger must pass before it may serve."""
 
@@ -273,7 +302,8 @@ class Gates(Section):
     beat_baseline: bool = Field(True, description="The challenger must beat a dummy and a linear model; default true.")
     versus_champion: VersusChampion = Field(default_factory=VersusChampion, description="The test against the champion.")
     slices: Slices | None = Field(None, description="The test on slices; default none.")
-    fairness: None = Field(None, description="Reserved: must be null in this version.")
+    fairness: Fairness | None = Field(None, description="The test on groups of people, for classifiers; default none.")
+    calibration: Calibration | None = Field(None, description="The test on probabilities, for classifiers; default none.")
     size_mb: float = Field(200, gt=0, description="Largest size of the bundle in MB; default 200.")
     min_rows: int = Field(200, ge=2, description="Fewest labelled holdout rows on which anything is promoted; default 200.")
 
@@ -330,7 +360,7 @@ class Monitor(Section):
     """How the champion is watched."""
 
     schedule: Cron | None = Field(None, description="Cron in UTC; default: after every <model>/data event.")
-    false_alarms_per_90d: float = Field(1, gt=0, description="Budget of false alarms; not used yet; default 1.")
+    false_alarms_per_90d: float = Field(1, gt=0, description="False alarms that drift and harm together may raise; default 1.")
     min_rows: int = Field(500, ge=1, description="Windows with fewer rows end in `wait`; default 500.")
 
 
@@ -342,6 +372,7 @@ class Retrain(Section):
         ("decision",), description="decision: the monitor says `retrain`; data: every new window; schedule: the cron; default [decision]."
     )
     cooldown: Duration = Field(timedelta(0), description="Shortest data time between two trainings decided by the monitor; default 0d.")
+    per_day: int = Field(4, ge=1, description="Most trainings decided by the monitor within a day of data time; default 4.")
 
     @model_validator(mode="after")
     def _scheduled(self) -> "Retrain":

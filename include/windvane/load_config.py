@@ -54,19 +54,22 @@ class Reading:
         return f"{self.name}:{self.lines[at]}" if at else self.name
 
 
-def load_config(path: Path) -> ModelConfig:
+def load_config(path: Path, *, stand_ins: Mapping[str, Mapping[str, Any]] | None = None) -> ModelConfig:
     """Read one config.
+
+    Args:
+        stand_ins: Section -> field -> value, for fields that the file leaves out though they are required.
 
     Raises:
         ConfigError: With all problems of the file.
     """
-    reading = read_config(path)
+    reading = read_config(path, stand_ins=stand_ins)
     if reading.problems or reading.config is None:
         raise ConfigError(list(reading.problems))
     return _with_target(reading.config, read_target())
 
 
-def read_config(path: Path) -> Reading:
+def read_config(path: Path, *, stand_ins: Mapping[str, Mapping[str, Any]] | None = None) -> Reading:
     """Read as much of a config as is right; what is wrong hides no other problem."""
     try:
         value, lines = _read_yaml(path)
@@ -75,6 +78,9 @@ def read_config(path: Path) -> Reading:
     if not isinstance(value, dict):
         problem = f"{_name(path)}: got {_kind(value)}, allowed is a mapping that starts with 'model: <name>'"
         return Reading((problem,), None, frozenset(), _name(path), {})
+    for section, left_out in (stand_ins or {}).items():
+        if isinstance(value.get(section), dict):
+            value[section] = {**left_out, **value[section]}
     problems: list[str] = []
     wrong: set[str] = set()
     config = None

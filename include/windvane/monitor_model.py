@@ -1,8 +1,10 @@
 """Watches a served model over one window of data time: collects, checks, compares, measures, decides and remembers."""
 
+import functools
 import json
 import logging
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,26 +12,29 @@ from typing import Any
 import pandas as pd
 
 from windvane.bundle import open_bundle, read_reference
-from windvane.check_inputs import check_inputs, check_labels, conform_each, parse_served_inputs
+from windvane.check_inputs import conform_each, parse_served_inputs
 from windvane.collect_predictions import collect_predictions, join_outcomes
 from windvane.config import ModelConfig
-from windvane.decide_retrain import DecisionName, Evidence, Policy, decide
-from windvane.detect_drift import MAX_ROWS, Drift, detect_drift
+from windvane.decide_retrain import DecisionName, Evidence, Past, Policy, decide
+from windvane.detect_drift import MAX_ROWS
+from windvane.draw_report import draw_report
 from windvane.errors import BundleError
 from windvane.lake import Lake
 from windvane.ledger import Ledger
 from windvane.measure_performance import measure_performance
 from windvane.model_code import ModelCode
-from windvane.predictor import Predictor, load_predictor
+from windvane.predictor import load_predictor
+from windvane.release_window import is_released, unreleased_windows
 from windvane.settings import Settings
 from windvane.snapshot import labels_of
 from windvane.store_files import write_bytes
-from windvane.try_refit import try_refit
-from windvane.windows import Window, as_utc
+from windvane.watch_window import Budget, Champion, Observed, watch_window
+from windvane.windows import Window
 
 log = logging.getLogger(__name__)
 
 _SERVED_MIN_ROWS = 50
+_REMEMBERED = 500
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,15 @@ class MonitorResult:
     Attributes:
         decision: What should happen.
         reason: One sentence for people.
+        alert: What people must be told; empty when nothing.
         evidence: What the decision rests on.
-        report_path: Evidently's report; None when there was nothing to compare.
+        report_path: The report; None when there was nothing to compare.
         window: The window of data time.
     """
 
     decision: DecisionName
     reason: str
+    alert: str
     evidence: Evidence
     report_path: Path | None
     window: Window
@@ -55,26 +62,11 @@ class MonitorResult:
         return {
             "decision": self.decision,
             "reason": self.reason,
+            "alert": self.alert,
             "evidence": self.evidence.as_json(),
             "report_path": str(self.report_path) if self.report_path else None,
             **self.window.as_extra(),
         }
-
-
-@dataclass(frozen=True)
-class _Champion:
-    version: int
-    predictor: Predictor
-    reference: pd.DataFrame
-
-    @property
-    def inputs(self) -> list[str]:
-        return [column.name for column in self.predictor.signature]
-
-    @property
-    def trained_until(self) -> datetime:
-        """End of the rows that it was fitted on; the holdout of its snapshot lies after them."""
-        return as_utc(self.predictor.bundle.manifest["snapshot"]["train"]["window_end"])
 
 
 def monitor_window(
@@ -90,42 +82,73 @@ def monitor_window(
     collect_predictions(config, settings, lake)
     champion = _load_champion(config, settings, ledger)
     rows = lake.read(config.model, "raw", window=window, time=config.data.time)
-    rows = conform_each(rows, champion.predictor.signature) if champion else rows
-    judged_window = _judged_window(config, lake, window)
-    judged = _labelled(config, lake, judged_window)
-    drift, realised = Drift(), None
-    problems = _check(config, rows, lake, window, champion)
-    if champion:
-        drift = _measure_drift(config, settings, rows, champion, window)
-        realised = measure_performance(
-            config, join_outcomes(config, lake, window), classes=champion.predictor.classes, min_rows=config.gates.min_rows
-        )
-    evidence = Evidence(
+    rows = rows.sort_values(config.data.time, kind="stable", ignore_index=True) if config.data.time in rows.columns else rows
+    held = unreleased_windows(config, lake, before=window.end)
+    watermark = lake.watermark(config.model)
+    seen = Observed(
         window=window,
-        rows=len(rows),
-        judged=judged_window,
-        labelled_rows=len(judged),
-        champion=champion.version if champion else None,
-        champion_trained_until=champion.trained_until if champion else None,
-        bad_inputs=problems,
-        drifted=drift.drifted,
-        compared=drift.compared,
-        realised=realised,
-        last_retrain=_last_retrain(config, lake, window),
+        rows=conform_each(rows, champion.signature) if champion else rows,
+        labelled=LabelledRows(config, lake, held),
+        known_until=(window.end if watermark is None else min(window.end, watermark - config.data.label_delay)),
+        past=_past(config, lake, window),
+        realised=_realised(config, lake, champion, window),
+        served=_served_inputs(config, lake, champion, window),
+        released=is_released(config, lake, window),
     )
-    # the refit is the expensive part: it is tried only where its result can change the decision
-    if champion and judged_window and not problems and len(judged) >= config.monitor.min_rows and not evidence.champion_is_newest:
-        train = _labelled(config, lake, _refit_window(config, judged_window))
-        refit = try_refit(config, code, champion.predictor, train=train, judged=judged)
-        evidence = replace(evidence, refit=refit)
+    evidence = watch_window(config, code, champion, seen, Budget.of(config, window.end - window.start))
     decision = decide(evidence, Policy.of(config))
     log.info("%s %s: %s: %s", config.model, window, decision.decision, decision.reason)
-    result = MonitorResult(decision.decision, decision.reason, evidence, drift.html, window)
+    report = _draw(config, settings, champion, seen, evidence, decision.decision, decision.reason)
+    result = MonitorResult(decision.decision, decision.reason, decision.alert, evidence, report, window)
     _remember(config, settings, lake, result)
     return result
 
 
-def _load_champion(config: ModelConfig, settings: Settings, ledger: Ledger) -> _Champion | None:
+class LabelledRows:
+    """The committed rows with an outcome, read from the lake as they are needed.
+
+    Args:
+        held: Windows whose rows are held back as bad data.
+    """
+
+    def __init__(self, config: ModelConfig, lake: Lake, held: list[Window]) -> None:
+        self._config, self._lake, self._held = config, lake, held
+
+    @functools.cached_property
+    def begin(self) -> datetime:
+        """Start of the first committed window."""
+        return min(committed.window.start for committed in self._lake.windows(self._config.model))
+
+    def count(self, start: datetime, end: datetime) -> int:
+        """The number of rows with start <= time < end."""
+        return len(self._read(start, end, [self._config.data.time, self._config.data.label]))
+
+    def between(self, start: datetime, end: datetime, *, most: int | None = None) -> pd.DataFrame:
+        """The rows with start <= time < end, sorted by time; at most so many, evenly over the time."""
+        rows = self._read(start, end, None)
+        if rows.empty:
+            return rows
+        order = [column for column in (self._config.data.time, self._config.data.id) if column]
+        rows = rows.sort_values(order, kind="stable", ignore_index=True)
+        rows = rows.iloc[:: -(-len(rows) // most)].reset_index(drop=True) if most and len(rows) > most else rows
+        label = self._config.data.label
+        return rows.assign(**{label: labels_of(rows[label], self._config)})
+
+    def _read(self, start: datetime, end: datetime, columns: list[str] | None) -> pd.DataFrame:
+        config = self._config
+        if start >= end:
+            return pd.DataFrame()
+        rows = self._lake.read(config.model, "raw", window=Window(start, end), time=config.data.time, columns=columns)
+        if rows.empty:
+            return rows
+        times = rows[config.data.time]
+        kept = rows[config.data.label].notna()
+        for window in self._held:
+            kept &= ~((times >= window.start) & (times < window.end))
+        return rows[kept]
+
+
+def _load_champion(config: ModelConfig, settings: Settings, ledger: Ledger) -> Champion | None:
     release = ledger.last(config.model)
     version = release.serving if release else None
     if version is None:
@@ -134,63 +157,94 @@ def _load_champion(config: ModelConfig, settings: Settings, ledger: Ledger) -> _
     if digest is None:
         raise BundleError(f"{config.model}: version {version} serves, but the ledger has no bundle digest of it; deploy it again")
     bundle = open_bundle(settings.bundles, digest)
-    return _Champion(version, load_predictor(bundle), read_reference(bundle))
+    predictor, manifest = load_predictor(bundle), bundle.manifest
+    train, holdout = (Window.from_extra(manifest["snapshot"][part]) for part in ("train", "holdout"))
+    if train is None or holdout is None:
+        raise BundleError(f"{bundle.path}/bundle.json: the snapshot has no windows; restore the bundle or train again")
+    rows = manifest.get("rows", {})
+    return Champion(
+        version=version,
+        predict=predictor.predict,
+        classes=predictor.classes,
+        signature=predictor.signature,
+        params=manifest["params"],
+        reference=read_reference(bundle),
+        train=train,
+        train_rows=int(rows.get("training", 0)),
+        holdout_end=holdout.end,
+        holdout_rows=int(rows.get("holdout", 0)),
+        label=config.data.label,
+        task=config.task,
+        metric=config.metric,
+        seed=config.train.seed,
+        time=config.data.time,
+    )
 
 
-def _judged_window(config: ModelConfig, lake: Lake, window: Window) -> Window | None:
-    """The newest rows of the window whose outcomes are complete; None when none can be."""
-    watermark = lake.watermark(config.model)
-    end = window.end if watermark is None else min(window.end, watermark - config.data.label_delay)
-    start = end - config.train.holdout
-    return Window(start, end) if watermark is not None and end > window.start else None
-
-
-def _refit_window(config: ModelConfig, judged: Window) -> Window:
-    """The rows that a training on the judged window's end would read, without the judged rows themselves."""
-    return Window(judged.end - config.train.window, judged.start)
-
-
-def _labelled(config: ModelConfig, lake: Lake, window: Window | None) -> pd.DataFrame:
-    if window is None:
-        return pd.DataFrame()
-    rows = lake.read(config.model, "raw", window=window, time=config.data.time)
-    if rows.empty:
-        return rows
-    order = [column for column in (config.data.time, config.data.id) if column]
-    rows = rows[rows[config.data.label].notna()].sort_values(order, kind="stable", ignore_index=True)
-    return rows.assign(**{config.data.label: labels_of(rows[config.data.label], config)})
-
-
-def _check(config: ModelConfig, rows: pd.DataFrame, lake: Lake, window: Window, champion: _Champion | None) -> tuple[str, ...]:
-    time = config.data.time
+def _realised(config: ModelConfig, lake: Lake, champion: Champion | None, window: Window) -> Any:
     if champion is None:
-        return check_inputs(rows, None, required=list(rows.columns), skip=(time, config.data.label))
-    reference = champion.reference
-    inputs = [column for column in champion.inputs if column in reference.columns]
-    problems = check_inputs(rows, reference[inputs], required=champion.inputs, skip=(time,))
-    if not rows.empty and config.data.label in rows.columns:
-        earlier = reference[config.data.label] if config.data.label in reference.columns else pd.Series(dtype="float64")
-        problems += check_labels(rows[config.data.label], earlier, classifier=config.is_classifier)
-    served = lake.read(config.model, "predictions", window=window, time="time", columns=["features"])["features"]
-    if len(served) >= _SERVED_MIN_ROWS:
-        sent = conform_each(parse_served_inputs(served, max_rows=MAX_ROWS, seed=config.train.seed), champion.predictor.signature)
-        problems += check_inputs(sent, reference[inputs], required=champion.inputs, where="served rows: ", skip=(time,))
-    return problems
-
-
-def _measure_drift(config: ModelConfig, settings: Settings, rows: pd.DataFrame, champion: _Champion, window: Window) -> Drift:
-    inputs = [column for column in champion.inputs if column in champion.reference.columns and column != config.data.time]
-    directory = settings.reports / config.model / window.key
-    return detect_drift(rows, champion.reference[inputs], directory=directory, seed=config.train.seed)
-
-
-def _last_retrain(config: ModelConfig, lake: Lake, window: Window) -> datetime | None:
-    """The end of the newest earlier window that was decided `retrain`; this window's own decision does not count."""
-    decisions = lake.read(config.model, "decisions", columns=["window_end", "decision"])
-    if decisions.empty:
         return None
-    earlier = decisions[(decisions["decision"] == "retrain") & (decisions["window_end"] < window.end)]
-    return None if earlier.empty else as_utc(earlier["window_end"].max().to_pydatetime())
+    return measure_performance(config, join_outcomes(config, lake, window), classes=champion.classes, min_rows=config.gates.min_rows)
+
+
+def _served_inputs(config: ModelConfig, lake: Lake, champion: Champion | None, window: Window) -> pd.DataFrame | None:
+    if champion is None:
+        return None
+    served = lake.read(config.model, "predictions", window=window, time="time", columns=["features"])["features"]
+    if len(served) < _SERVED_MIN_ROWS:
+        return None
+    return conform_each(parse_served_inputs(served, max_rows=MAX_ROWS, seed=config.train.seed), champion.signature)
+
+
+def _past(config: ModelConfig, lake: Lake, window: Window) -> list[Past]:
+    """The newest decisions about earlier windows, in time order; this window's own does not count."""
+    rows = lake.read(config.model, "decisions", columns=["window_end", "decision", "evidence"])
+    if rows.empty:
+        return []
+    earlier = rows[rows["window_end"] < window.end].sort_values("window_end").tail(_REMEMBERED)
+    return [Past.of(str(d), json.loads(e)) for d, e in zip(earlier["decision"], earlier["evidence"], strict=True)]
+
+
+def _draw(
+    config: ModelConfig, settings: Settings, champion: Champion | None, seen: Observed, evidence: Evidence, decision: str, reason: str
+) -> Path | None:
+    if champion is None or evidence.drift is None or seen.rows.empty:
+        return None
+    inputs = [column for column in champion.inputs if column in seen.rows.columns]
+    return draw_report(
+        seen.rows[inputs],
+        champion.reference[champion.inputs],
+        evidence.drift,
+        decision=decision,
+        reason=reason,
+        evidence=describe_evidence(evidence),
+        path=settings.reports / config.model / seen.window.key / "drift.html",
+        seed=config.train.seed,
+    )
+
+
+def describe_evidence(evidence: Evidence) -> list[str]:
+    """The evidence as sentences for people."""
+    lines = [f"data: {problem}" for problem in evidence.bad_inputs]
+    harm, estimate, realised, trial = evidence.harm, evidence.estimate, evidence.realised, evidence.trial
+    if harm is not None:
+        expected = f"{harm.expected:.4f} in its training (p {harm.p:.2g})"
+        lines.append(f"loss of version {evidence.champion}: {harm.loss:.4f} on {harm.rows} rows, {expected}")
+    if realised is not None and math.isfinite(realised.value):
+        lines.append(
+            f"realised {realised.metric}: {realised.value:.4f} ({realised.low:.4f} to {realised.high:.4f}) on {realised.rows} requests"
+        )
+    elif evidence.outcomes is not None:
+        lines.append(f"outcomes are known until {evidence.outcomes.end:%Y-%m-%d %H:%M}")
+    if estimate is not None and not estimate.problem:
+        trust = "" if evidence.estimate_trusted else f"; not trusted: {evidence.estimate_trust}"
+        lines.append(
+            f"estimated {estimate.metric} without outcomes: {estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f}){trust}"
+        )
+    lines += [f"drift: {text}" for text in evidence.moved]
+    if trial is not None:
+        lines += [f"tried {c.name}: {c.train_rows} rows, gain {c.gain:+.4f} (p {c.p:.2g})" for c in trial.candidates]
+    return lines
 
 
 def _remember(config: ModelConfig, settings: Settings, lake: Lake, result: MonitorResult) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from windvane.airflow_client import AirflowClient
 from windvane.config import ModelConfig, code_path
+from windvane.decide_retrain import TRAININGS
 from windvane.errors import ConfigError, WindvaneError
 from windvane.judge_demo import endpoint_version, judge_demo, serving_version
 from windvane.lake import Lake
@@ -209,7 +210,7 @@ class _Story:
         month = ingested[-1]
         decided = self.lake.read(MODEL, "decisions")
         rows = decided[decided["window_key"] == month.key].to_dict("records") if len(decided) else []
-        if rows and (rows[-1]["decision"] != "retrain" or rows[-1]["version"] != serving_version(self.ledger, MODEL)):
+        if rows and (rows[-1]["decision"] not in TRAININGS or rows[-1]["version"] != serving_version(self.ledger, MODEL)):
             return
         self._begin(f"{month.start:%B}: going on where it was left")
         self.traffic.send_all(self._of(month), rows_per_request=_ROWS_PER_REQUEST)
@@ -230,7 +231,7 @@ class _Story:
 
         run = self._need(self.watcher.wait(decided, timeout_seconds=_RUN_SECONDS), f"{MODEL}__monitor did not decide on {month}")
         self._refuse_failure(run)
-        if run.result("decide")["decision"] == "retrain":
+        if run.result("decide")["decision"] in TRAININGS:
             self.step = f"{month.start:%B}: a challenger is trained"
             self._follow_training(known, must_pass=False)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from windvane.bundle import open_bundle
 from windvane.config import ModelConfig
+from windvane.decide_retrain import TRAININGS
 from windvane.lake import Lake
 from windvane.ledger import Ledger, Release
 from windvane.record_platform import Platform
@@ -68,7 +69,7 @@ def _decision_lines(config: ModelConfig, settings: Settings, history: Sequence[R
     lines = ["Decisions"]
     for row in decisions.sort_values("window_start").to_dict("records"):
         lines.append(f"  {row['window_start']:%B %Y}: {row['decision']}: {row['reason']}")
-        if row["decision"] == "retrain":
+        if row["decision"] in TRAININGS:
             results = [_result(verdict, history) for until, verdict in trainings if row["window_start"] < until <= row["window_end"]]
             lines += [f"    -> {result}" for result in results or ["no challenger was judged"]]
     return lines

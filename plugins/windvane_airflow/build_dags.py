@@ -145,7 +145,15 @@ def _monitor(config: ModelConfig, project: Path) -> DAG:
         schedule: Any = CronDataIntervalTimetable(config.monitor.schedule, timezone="UTC")
     else:
         schedule = [assets.data(config.model)]
-    with _dag(config, "monitor", _monitor, schedule=schedule, params=_window_params("to look at"), **_range(config)) as dag:
+    release = Param(
+        None,
+        type=["null", "string"],
+        maxLength=500,
+        title="Release",
+        description="Why the rows of this window are good though it was decided `fix_data`: they may be trained on. Empty: not released.",
+    )
+    params = {**_window_params("to look at"), "release": release}
+    with _dag(config, "monitor", _monitor, schedule=schedule, params=params, **_range(config)) as dag:
         common = _common(config, project)
         collect = CollectPredictionsOperator(task_id="collect", **common)
         decide = MonitorModelOperator(task_id="decide", outlets=[AssetAlias(f"{config.model}/retrain")], **common)

@@ -140,7 +140,7 @@ def test_a_key_that_the_dag_does_not_know_fails_its_first_task(tmp_path: Path, k
 
 
 def test_a_run_of_the_reconciler_takes_no_conf() -> None:
-    (dag,) = build_platform_dags().values()
+    dag = build_platform_dags(project=REPOSITORY)["windvane__reconcile"]
     with pytest.raises(ConfigError, match="conf: unknown key 'model'; allowed: none"):
         first_task(dag).execute(trigger(dag, {"model": "churn"}))
     assert first_task(dag).retries == 0

@@ -26,18 +26,27 @@ class CollectPredictionsOperator(ModelOperator):
 
 
 class MonitorModelOperator(ModelOperator):
-    """Check the inputs, report drift, measure performance, try a refit, and decide; `retrain` becomes an event."""
+    """Check the inputs, report drift, measure performance, try a refit, and decide; `retrain` and `recalibrate` become events.
+
+    The param `release` holds the reason for which a person calls the rows of the window good; it is released before it is looked at.
+    """
 
     operator_extra_links = (ReportLink(),)
 
     def run(self, context: Context) -> dict[str, Any]:
         """Return the decision, its reason and where the report is."""
+        from windvane.decide_retrain import TRAININGS
         from windvane.monitor_model import monitor_window
+        from windvane.release_window import release_window
 
         window = run_window(context, self.config, default=newest_window(self.lake.windows(self.model)))
+        if reason := (context["params"].get("release") or "").strip():
+            release_window(self.config, self.lake, window, actor=_actor(context), reason=reason)
         result = monitor_window(self.config, self.code, self.settings, self.lake, self.ledger, window=window)
         self.log.info("%s: %s because %s", window, result.decision, result.reason)
-        if result.decision == "retrain":
+        if result.alert:
+            self.log.warning("%s", result.alert)
+        if result.decision in TRAININGS:
             extra = {**window.as_extra(), "reason": result.reason}
             context["outlet_events"][AssetAlias(f"{self.model}/retrain")].add(assets.retrain(self.model), extra=extra)
         return {
@@ -50,3 +59,9 @@ class MonitorModelOperator(ModelOperator):
     def link_to(self, result: Mapping[str, Any]) -> str | None:
         """Lead to the report."""
         return self.report_url(result["report"]) if result["report"] else None
+
+
+def _actor(context: Context) -> str:
+    """Who released it: the user who triggered the run, where Airflow knows one."""
+    run = context["dag_run"]
+    return f"{run.dag_id}/{getattr(run, 'triggering_user_name', None) or run.run_id}"
