@@ -10,6 +10,7 @@ import pytest
 from windvane.decide_retrain import RULES, Evidence, Past, Performance, Policy, decide
 from windvane.estimate_performance import Estimate
 from windvane.find_harm import Harm
+from windvane.settings import REPOSITORY
 from windvane.try_refit import RECALIBRATED, Candidate, Trial
 from windvane.windows import Window
 
@@ -150,3 +151,9 @@ def test_evidence_of_an_earlier_release_is_as_if_nothing_was_seen():
     past = Past.of("retrain", {"window": MAY.as_extra(), "champion": 3, "refit": {"low": 0.1}})
 
     assert (past.version, past.harmed, past.drift_seen, past.tried_rows, past.train_start) == (3, False, 0, 0, None)
+
+
+def test_the_docs_have_every_rule():
+    text = (REPOSITORY / "docs" / "decisions.md").read_text()
+
+    assert [f"| {n} | {rule.when} | `{rule.decision}` |" in text for n, rule in enumerate(RULES, 1)] == [True] * len(RULES)
