@@ -7,7 +7,7 @@ import math
 import time as clock_time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,253 +16,25 @@ import pandas as pd
 from windvane.backtest_defaults import POLICIES, Span
 from windvane.compare_models import align_classes, finite_or_none, outcomes_of, score_outcomes, scores_of
 from windvane.config import ModelConfig
-from windvane.decide_retrain import TRAININGS, Past, Policy, decide
+from windvane.decide_retrain import Policy, decide
+from windvane.decision_evidence import TRAININGS, Past
 from windvane.errors import ConfigError, DataError, ModelCodeError
 from windvane.fit_baselines import fit_baselines
-from windvane.fit_pipeline import fit_pipeline
+from windvane.fit_in_memory import Trainer
 from windvane.gate_challenger import Judged, judge_quality, judge_sanity
 from windvane.measure_psi import largest_psi
 from windvane.model_code import ModelCode
-from windvane.predictor import Predictions, make_features, predict_features, predict_rows
-from windvane.recalibrate import Recalibration, fit_recalibration
+from windvane.predictor import Predictions
 from windvane.row_losses import row_losses
-from windvane.signature import Column, conform, describe_columns, keep_used_columns
-from windvane.snapshot import labels_of
-from windvane.tune_model import tune_model
-from windvane.watch_window import Budget, Champion, Observed, watch_window
+from windvane.walk_history import History, Step, walk
+from windvane.watch_window import Budget, Observed, watch_window
+from windvane.watched_champion import Champion
 from windvane.windows import Window
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_REFERENCE_ROWS = 5_000
 _HOLDOUT_SHARE = 0.4
 _FIRST_HOLDOUT_SHARE = 0.2
 _WEEK_WINDOWS = 7
 _PSI = 0.2
-
-
-@dataclass(frozen=True)
-class Step:
-    """One window of the walk.
-
-    Attributes:
-        rows: Places of its rows in the history.
-        known_until: Outcomes of rows before this moment are known at its end.
-    """
-
-    number: int
-    rows: slice
-    window: Window
-    known_until: datetime
-
-
-class History:
-    """All rows, sorted by time, with the outcomes that a policy may see.
-
-    Args:
-        frame: Input columns, label, and the config's time column if the data has one; without it the order of the rows is the time, one
-            row a second.
-    """
-
-    def __init__(self, config: ModelConfig, frame: pd.DataFrame) -> None:
-        self.config = config
-        label, time = config.data.label, config.data.time
-        if label not in frame.columns:
-            raise DataError(f"the data has no column '{label}', which data.label names; it has {', '.join(map(str, frame.columns[:20]))}")
-        self.has_clock = time in frame.columns and not pd.api.types.is_numeric_dtype(frame[time].dtype)
-        if self.has_clock:
-            frame = frame.assign(**{time: pd.to_datetime(frame[time], utc=True).astype("datetime64[us, UTC]")})
-            if frame[time].isna().any():
-                raise DataError(f"column '{time}' has {int(frame[time].isna().sum())} rows without a time; remove them")
-            frame = frame.sort_values(time, kind="stable", ignore_index=True)
-        else:
-            order = frame.sort_values(time, kind="stable", ignore_index=True) if time in frame.columns else frame.reset_index(drop=True)
-            moments = pd.Timestamp(_EPOCH) + pd.to_timedelta(np.arange(len(order)), unit="s")
-            frame = order.assign(**{time: pd.DatetimeIndex(moments).astype("datetime64[us, UTC]")})
-        self.hidden = () if self.has_clock else (time,)
-        known = frame[label].notna().to_numpy()
-        self.frame = frame
-        self.times = frame[time].astype("int64").to_numpy()
-        self._usable = known.copy()
-        self._known = known
-        labels = labels_of(frame.loc[known, label], config)
-        self.labels = labels.reindex(frame.index) if not known.all() else labels
-
-    def without(self, held: Sequence[Window]) -> "History":
-        """The same history without the outcomes of some windows."""
-        made = object.__new__(History)
-        made.__dict__ = dict(self.__dict__)
-        usable = self._known.copy()
-        for window in held:
-            usable[self.place(window.start) : self.place(window.end)] = False
-        made._usable = usable
-        return made
-
-    def place(self, moment: datetime) -> int:
-        """The number of rows before a moment."""
-        return int(np.searchsorted(self.times, int(pd.Timestamp(moment).value // 1000), side="left"))
-
-    def moment(self, place: int) -> datetime:
-        """The time of a row; behind the last row, just after it."""
-        at = self.times[place] if place < len(self.times) else self.times[-1] + 1_000_000
-        return pd.Timestamp(int(at), unit="us", tz="UTC").to_pydatetime()
-
-    @property
-    def begin(self) -> datetime:
-        """Time of the first row."""
-        return self.moment(0)
-
-    def count(self, start: datetime, end: datetime) -> int:
-        """The number of labelled rows with start <= time < end that are not held back."""
-        return int(self._usable[self.place(start) : self.place(end)].sum())
-
-    def between(self, start: datetime, end: datetime, *, most: int | None = None) -> pd.DataFrame:
-        """Labelled rows with start <= time < end that are not held back; at most so many, evenly over the time."""
-        low = self.place(start)
-        return self.labelled(slice(low, max(low, self.place(end))), most=most)
-
-    def labelled(self, rows: slice, *, most: int | None = None) -> pd.DataFrame:
-        """Labelled rows of some places that are not held back."""
-        places = rows.start + np.flatnonzero(self._usable[rows])
-        places = places[:: -(-len(places) // most)] if most and len(places) > most else places
-        labels = self.labels.iloc[places].infer_objects()
-        found: pd.DataFrame = self.frame.iloc[places].assign(**{self.config.data.label: labels}).reset_index(drop=True)
-        return found
-
-    def evaluated(self, rows: slice) -> pd.DataFrame:
-        """All rows with a label, also those that are held back: they are what happened."""
-        known = self._known[rows]
-        happened: pd.DataFrame = self.frame.iloc[rows][known].assign(
-            **{self.config.data.label: self.labels.iloc[rows][known].infer_objects()}
-        )
-        return happened
-
-
-def walk(history: History, *, first: Span, window: Span, label_delay: Span) -> list[Step]:
-    """Cut what comes after the first rows into windows, by rows or by time.
-
-    Raises:
-        ConfigError: If a length of time is given and the data has no time, or nothing is left to walk over.
-    """
-    for name, span in (("--first", first), ("--window", window), ("--label-delay", label_delay)):
-        if isinstance(span, timedelta) and span and not history.has_clock:
-            raise ConfigError(
-                [f"{name}: got a length of time, but the data has no column '{history.config.data.time}'; give a number of rows"]
-            )
-    n = len(history.times)
-    low = first if isinstance(first, int) else history.place(history.moment(0) + first)
-    begin = history.moment(min(low, n)) if isinstance(first, int) else history.moment(0) + first
-    if low < 2 or low >= n:
-        raise ConfigError([f"--first: got {low} rows of {n}, allowed is a number of rows that leaves some to walk over"])
-    steps: list[Step] = []
-    while low < n:
-        if isinstance(window, int):
-            high = min(n, low + window)
-            begin, end = history.moment(low), history.moment(high)
-        else:
-            end = begin + window
-            high = history.place(end)
-        end = max(end, begin + timedelta(microseconds=1))
-        known = end
-        if label_delay:
-            known = history.moment(max(0, high - label_delay)) if isinstance(label_delay, int) else end - label_delay
-        if high - low == window or not isinstance(window, int) or high - low >= window / 2:
-            steps.append(Step(len(steps), slice(low, high), Window(begin, end), known))
-        low, begin = high, end
-    return steps
-
-
-class Trainer:
-    """Makes versions from spans of the history, each once."""
-
-    def __init__(self, config: ModelConfig, code: ModelCode) -> None:
-        self.config, self.code = config, code
-        self._made: dict[tuple[Any, ...], Champion] = {}
-
-    def fit(self, rows: pd.DataFrame, *, cut: datetime | None, hidden: tuple[str, ...], version: int = 1) -> Champion:
-        """Tune and fit the pipeline on labelled rows in time order; those from `cut` on are not fitted on.
-
-        Raises:
-            DataError: If there are no rows to fit on, or of one class only.
-            ModelCodeError: If the model's own code fails.
-        """
-        config, time, label = self.config, self.config.data.time, self.config.data.label
-        if len(rows) < 2:
-            raise DataError(f"{len(rows)} labelled rows are too few to train on")
-        start, end = rows[time].iloc[0].to_pydatetime(), rows[time].iloc[-1].to_pydatetime() + timedelta(microseconds=1)
-        cut = cut or end
-        key = (start, end, len(rows), cut)
-        if key in self._made:
-            return replace(self._made[key], version=version)
-        newer = (rows[time] >= cut).to_numpy()
-        train, held = rows[~newer].reset_index(drop=True), rows[newer].reset_index(drop=True)
-        if config.is_classifier and train[label].nunique() < 2:
-            raise DataError(f"the {len(train)} rows to train on have a single class")
-        every = describe_columns(rows, exclude=(config.data.id, label, *hidden))
-        inputs = conform(train, every)
-        made = make_features(self.code, inputs)
-        params = tune_model(config, self.code, made, train[label])
-        pipeline = fit_pipeline(self.code, params, made, train[label], seed=config.train.seed)
-
-        def predict(features: pd.DataFrame) -> np.ndarray:
-            found = predict_features(pipeline, features, where=str(self.code.path), classifier=config.is_classifier)
-            return found.values if found.probabilities is None else found.probabilities
-
-        columns = keep_used_columns(every, inputs, features=self.code.features, predict=predict)
-        both = pd.concat([train.assign(holdout=False), held.assign(holdout=True)], ignore_index=True)
-        champion = Champion(
-            version=version,
-            predict=lambda frame: predict_rows(pipeline, self.code, conform(frame, columns), classifier=config.is_classifier),
-            classes=pipeline.classes_.tolist() if config.is_classifier else None,
-            signature=columns,
-            params=params,
-            reference=_reference(both, columns, label),
-            train=Window(start, max(cut, start + timedelta(microseconds=1))),
-            train_rows=len(train),
-            holdout_end=end,
-            holdout_rows=len(held),
-            label=label,
-            task=config.task,
-            metric=config.metric,
-            seed=config.train.seed,
-            time=time,
-            hidden=hidden,
-        )
-        self._made[key] = champion
-        return champion
-
-    def recalibrate(self, champion: Champion, rows: pd.DataFrame, *, cut: datetime, version: int) -> Champion:
-        """The champion with a calibration that fits labelled rows; those from `cut` on are not fitted on."""
-        time = self.config.data.time
-        end = rows[time].iloc[-1].to_pydatetime() + timedelta(microseconds=1)
-        newer = (rows[time] >= cut).to_numpy()
-        train = rows[~newer]
-        outcomes, scores = champion.score(train)
-        calibration = fit_recalibration(self.config.task, outcomes, scores)
-        both = pd.concat([train.assign(holdout=False), rows[newer].assign(holdout=True)], ignore_index=True)
-        return replace(
-            champion,
-            version=version,
-            predict=lambda frame: _recalibrated(champion, calibration, frame),
-            reference=_reference(both, champion.signature, self.config.data.label),
-            train=Window(train[time].iloc[0].to_pydatetime(), cut),
-            train_rows=len(train),
-            holdout_end=end,
-            holdout_rows=int(newer.sum()),
-        )
-
-
-def _recalibrated(champion: Champion, calibration: Recalibration, frame: pd.DataFrame) -> Predictions:
-    found = champion.predict(frame)
-    scores = calibration.apply(scores_of(found, champion.task))
-    if champion.task == "regression":
-        return Predictions(scores, None)
-    chances = np.column_stack([1 - scores, scores]) if scores.ndim == 1 else scores
-    return Predictions(np.asarray(champion.classes)[chances.argmax(axis=1)], chances)
-
-
-def _reference(both: pd.DataFrame, columns: Sequence[Column], label: str) -> pd.DataFrame:
-    sample = both.iloc[np.linspace(0, len(both) - 1, min(_REFERENCE_ROWS, len(both))).astype(int)].reset_index(drop=True)
-    return conform(sample, columns).assign(**{label: sample[label], "holdout": sample["holdout"]})
 
 
 @dataclass

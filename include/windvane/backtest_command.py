@@ -50,8 +50,9 @@ def backtest(
     """Replay history under policies: what each decided, what it served, and what it cost."""
     # threads that wait for each other cost more than they bring on rows this few
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from windvane.backtest import History, run_backtest
+    from windvane.backtest import run_backtest
     from windvane.show_progress import Progress
+    from windvane.walk_history import History
 
     settings = load_settings()
     config, code = load_model(settings, model)

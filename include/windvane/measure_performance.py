@@ -10,7 +10,7 @@ import pandas as pd
 
 from windvane.compare_models import interval, outcomes_of, score_outcomes
 from windvane.config import ModelConfig
-from windvane.decide_retrain import Performance
+from windvane.decision_evidence import Performance
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from windvane.bundle import open_bundle, read_reference
 from windvane.check_inputs import conform_each, parse_served_inputs
 from windvane.collect_predictions import collect_predictions, join_outcomes
 from windvane.config import ModelConfig
-from windvane.decide_retrain import DecisionName, Evidence, Past, Policy, decide
+from windvane.decide_retrain import Policy, decide
+from windvane.decision_evidence import DecisionName, Evidence, Past
 from windvane.detect_drift import MAX_ROWS
 from windvane.draw_report import draw_report
 from windvane.errors import BundleError
@@ -28,7 +29,8 @@ from windvane.release_window import is_released, unreleased_windows
 from windvane.settings import Settings
 from windvane.snapshot import labels_of
 from windvane.store_files import write_bytes
-from windvane.watch_window import Budget, Champion, Observed, watch_window
+from windvane.watch_window import Budget, Observed, watch_window
+from windvane.watched_champion import Champion
 from windvane.windows import Window
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from windvane.airflow_client import AirflowClient
 from windvane.config import ModelConfig, code_path
-from windvane.decide_retrain import TRAININGS
+from windvane.decision_evidence import TRAININGS
 from windvane.errors import ConfigError, WindvaneError
 from windvane.judge_demo import endpoint_version, judge_demo, serving_version
 from windvane.lake import Lake

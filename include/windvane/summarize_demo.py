@@ -7,7 +7,7 @@ from typing import Any
 
 from windvane.bundle import open_bundle
 from windvane.config import ModelConfig
-from windvane.decide_retrain import TRAININGS
+from windvane.decision_evidence import TRAININGS
 from windvane.lake import Lake
 from windvane.ledger import Ledger, Release
 from windvane.record_platform import Platform

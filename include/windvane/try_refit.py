@@ -18,6 +18,7 @@ import pandas as pd
 from windvane.compare_means import block_mean, chance_of_excess
 from windvane.compare_models import align_classes, outcomes_of, paired_bootstrap, score_outcomes, scores_of
 from windvane.config import ModelConfig
+from windvane.decision_evidence import RECALIBRATED
 from windvane.fit_pipeline import fit_pipeline
 from windvane.model_code import ModelCode
 from windvane.predictor import Predictions, make_features, predict_features
@@ -26,11 +27,10 @@ from windvane.row_losses import ROBUST, row_losses
 from windvane.signature import conform, describe_columns
 
 if TYPE_CHECKING:
-    from windvane.watch_window import Champion
+    from windvane.watched_champion import Champion
 
 log = logging.getLogger(__name__)
 
-RECALIBRATED = "recalibrated"
 NEWEST = "newest rows"
 _SURER = 0.1
 _LEAST_GAIN = 0.002

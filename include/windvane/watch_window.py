@@ -1,37 +1,25 @@
 """Gathers the evidence about one window of a served model, from rows in memory: the same for the live monitor and for a backtest."""
 
-import functools
-import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from windvane.check_inputs import check_inputs, check_labels
-from windvane.compare_models import align_classes, outcomes_of, scores_of
 from windvane.config import ModelConfig
-from windvane.decide_retrain import TRAININGS, Evidence, Past, Performance
-from windvane.detect_drift import Drift, detect_drift
-from windvane.errors import DataError, ModelCodeError
-from windvane.estimate_performance import Estimator, Trust, fit_estimator, judge_trust
+from windvane.decision_evidence import TRAININGS, Evidence, Past, Performance
+from windvane.detect_drift import Drift
+from windvane.estimate_performance import Trust, judge_trust
 from windvane.find_harm import Earlier, Errors, find_harm
 from windvane.model_code import ModelCode
-from windvane.predictor import Predictions
-from windvane.profile_rows import Profile
-from windvane.signature import Column
 from windvane.try_refit import NEWEST, TRIED_ROWS, Trial, try_refit
+from windvane.watched_champion import Champion
 from windvane.windows import Window, as_utc
 
-if TYPE_CHECKING:
-    from windvane.decide_retrain import Past
-
-log = logging.getLogger(__name__)
-
-PREDICTION = "(prediction)"
 _OF_LAST = 3
 _REMINDED = 10
 _LONG = timedelta(days=7)
@@ -61,113 +49,6 @@ class Labelled(Protocol):
         Args:
             most: Return at most so many, evenly over the time.
         """
-
-
-@dataclass(frozen=True)
-class Champion:
-    """What serves, as far as watching needs it.
-
-    Attributes:
-        predict: From rows with the columns of the signature to predictions.
-        classes: Labels in the order of the probabilities; None of a regression.
-        params: The params that `build_pipeline` was called with.
-        reference: At most 5,000 rows in time order, of the whole training: inputs, label and `holdout`.
-        train: The span of the rows that it was fitted on.
-        train_rows: Their number.
-        holdout_end: End of the newer rows that judged it.
-        holdout_rows: Their number.
-        hidden: Columns that no model may see.
-    """
-
-    version: int
-    predict: Callable[[pd.DataFrame], Predictions]
-    classes: Sequence[Any] | None
-    signature: tuple[Column, ...]
-    params: Mapping[str, Any]
-    reference: pd.DataFrame
-    train: Window
-    train_rows: int
-    holdout_end: datetime
-    holdout_rows: int
-    label: str
-    task: str
-    metric: str
-    seed: int
-    time: str
-    hidden: tuple[str, ...] = ()
-
-    @property
-    def inputs(self) -> list[str]:
-        """The input columns of the reference, without the row's own time, which always moves on."""
-        return [c.name for c in self.signature if c.name in self.reference.columns and c.name != self.time]
-
-    @functools.cached_property
-    def _scored(self) -> np.ndarray:
-        return scores_of(self.predict(self.reference), self.task)
-
-    @functools.cached_property
-    def profile(self) -> Profile:
-        """The distributions of inputs and predictions in the training."""
-        rows = self.train_rows + self.holdout_rows
-        return Profile.of(self._with_prediction(self.reference, self._scored), seed=self.seed, history_rows=rows or None)
-
-    def drift(self, rows: pd.DataFrame, scores: np.ndarray | None, *, chance: float) -> Drift:
-        """How far the rows, and what it says of them, are from the training."""
-        return detect_drift(self._with_prediction(rows, scores), self.profile, false_alarm_rate=chance)
-
-    def _with_prediction(self, rows: pd.DataFrame, scores: np.ndarray | None) -> pd.DataFrame:
-        inputs = rows[[c for c in self.inputs if c in rows.columns]]
-        if scores is None:
-            return inputs
-        return inputs.assign(**{PREDICTION: scores if scores.ndim == 1 else pd.Series(scores.argmax(axis=1), index=rows.index).astype(str)})
-
-    def try_to_score(self, rows: pd.DataFrame) -> np.ndarray | None:
-        """Scores as in `compare_models.scores_of`; None where the rows are such that it cannot."""
-        try:
-            return scores_of(self.predict(rows), self.task)
-        except (DataError, ModelCodeError) as exc:
-            log.warning("version %s cannot score the window: %s", self.version, exc)
-            return None
-
-    @functools.cached_property
-    def _unseen(self) -> np.ndarray:
-        """Places of the reference's rows that it was not fitted on and whose outcome it knows."""
-        unseen = (
-            self.reference["holdout"].to_numpy(dtype=bool) if "holdout" in self.reference.columns else np.zeros(len(self.reference), bool)
-        )
-        known = self.reference[self.label].notna().to_numpy()
-        if self.classes is not None:
-            known &= self.reference[self.label].isin(list(self.classes)).to_numpy()
-        return np.flatnonzero(unseen & known)
-
-    @functools.cached_property
-    def _unseen_outcomes(self) -> np.ndarray:
-        return outcomes_of(self.reference[self.label].iloc[self._unseen], self.task, self.classes)
-
-    @functools.cached_property
-    def holdout_errors(self) -> Errors:
-        """Its errors on rows that it was not fitted on."""
-        return Errors.of(self.task, self._unseen_outcomes, self._scored[self._unseen])
-
-    @functools.cached_property
-    def estimator(self) -> Estimator | None:
-        """Estimates its metric where there are no outcomes; None without rows that it was not fitted on."""
-        if not len(self._unseen):
-            return None
-        inputs = self.reference[self.inputs].iloc[self._unseen].reset_index(drop=True)
-        return fit_estimator(
-            self.task, self.metric, outcomes=self._unseen_outcomes, scores=self._scored[self._unseen], inputs=inputs, seed=self.seed
-        )
-
-    def score(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Outcomes and scores of labelled rows; a class that it never saw counts as its least likely one."""
-        labels = rows[self.label]
-        if self.classes is None:
-            return outcomes_of(labels, self.task, None), scores_of(self.predict(rows), self.task)
-        every = sorted({*self.classes, *labels.unique().tolist()}) if self.task == "multiclass_classification" else list(self.classes)
-        known = rows[labels.isin(every)]
-        scores = scores_of(align_classes(self.predict(known), self.classes, every), self.task)
-        return outcomes_of(known[self.label], self.task, every), scores
 
 
 @dataclass(frozen=True)
@@ -219,7 +100,7 @@ class Observed:
     rows: pd.DataFrame
     labelled: Labelled
     known_until: datetime
-    past: Sequence["Past"] = ()
+    past: Sequence[Past] = ()
     realised: Performance | None = None
     served: pd.DataFrame | None = None
     released: bool = False
@@ -340,13 +221,13 @@ def _span(config: ModelConfig, outcomes: pd.DataFrame, known_until: datetime) ->
     return Window(as_utc(outcomes[config.data.time].iloc[0].to_pydatetime()), known_until)
 
 
-def _seen(own: Sequence["Past"], now: bool, what: str) -> int:
+def _seen(own: Sequence[Past], now: bool, what: str) -> int:
     """In how many of the last three windows, this one included, there was a signal; windows with bad data do not count."""
     told = [bool(getattr(past, what)) for past in own if past.decision != "fix_data"]
     return int(now) + sum(told[-(_OF_LAST - 1) :]) if now else 0
 
 
-def _estimate(champion: Champion, seen: Observed, scores: np.ndarray | None, own: Sequence["Past"]) -> dict[str, Any]:
+def _estimate(champion: Champion, seen: Observed, scores: np.ndarray | None, own: Sequence[Past]) -> dict[str, Any]:
     estimator = champion.estimator
     if estimator is None or scores is None:
         return {}
@@ -368,7 +249,7 @@ def _confirm(evidence: Evidence, budget: Budget, *, clock: bool) -> Evidence:
     return evidence.but(harm_confirmed=(harm.signal and evidence.harm_seen >= 2) or at_once)
 
 
-def _try(config: ModelConfig, code: ModelCode, champion: Champion, seen: Observed, own: Sequence["Past"], evidence: Evidence) -> Evidence:
+def _try(config: ModelConfig, code: ModelCode, champion: Champion, seen: Observed, own: Sequence[Past], evidence: Evidence) -> Evidence:
     asked = _ask(config, champion, seen, own, evidence)
     if asked is None:
         return evidence
@@ -412,7 +293,7 @@ def _judged_start(config: ModelConfig, champion: Champion, seen: Observed, since
     return start
 
 
-def _ask(config: ModelConfig, champion: Champion, seen: Observed, own: Sequence["Past"], evidence: Evidence) -> Trial | None:
+def _ask(config: ModelConfig, champion: Champion, seen: Observed, own: Sequence[Past], evidence: Evidence) -> Trial | None:
     """What a trial would be about; None when there is no reason to try, or not yet enough new rows since the last one."""
     had = champion.train_rows + champion.holdout_rows
     new = seen.labelled.count(champion.holdout_end, seen.known_until) if seen.known_until > champion.holdout_end else 0
@@ -439,7 +320,7 @@ def _ask(config: ModelConfig, champion: Champion, seen: Observed, own: Sequence[
     return Trial(why, 0, since, rows, config.metric)
 
 
-def _is_another(past: "Past", since: datetime, evidence: Evidence) -> bool:
+def _is_another(past: Past, since: datetime, evidence: Evidence) -> bool:
     """Whether a change is not the one that an earlier trial was about."""
     return past.window.end <= since or (evidence.harm is not None and evidence.harm.loss > _RISEN * past.loss)
 
@@ -448,7 +329,7 @@ def _usual_start(config: ModelConfig, seen: Observed) -> datetime:
     return max(seen.labelled.begin, seen.known_until - config.train.window)
 
 
-def _onset(own: Sequence["Past"], evidence: Evidence) -> datetime:
+def _onset(own: Sequence[Past], evidence: Evidence) -> datetime:
     """Start of the first of the windows with a signal of harm that lead to this one."""
     assert evidence.outcomes is not None
     start = evidence.outcomes.start

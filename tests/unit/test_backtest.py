@@ -9,13 +9,14 @@ import pandas as pd
 import pytest
 from streams import LABEL, make_stream
 
-from windvane.backtest import POLICIES, History, run_backtest, walk
+from windvane.backtest import POLICIES, run_backtest
 from windvane.backtest_command import choose_spans, load_model, parse_span, read_history
 from windvane.backtest_defaults import ROW_TIME
 from windvane.errors import ConfigError, DataError
 from windvane.load_config import load_config
 from windvane.model_code import load_model_code
 from windvane.settings import load_settings
+from windvane.walk_history import History, walk
 
 
 class Replay:

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from windvane.decide_retrain import RULES, Evidence, Past, Performance, Policy, decide
+from windvane.decide_retrain import RULES, Policy, decide
+from windvane.decision_evidence import RECALIBRATED, Evidence, Past, Performance
 from windvane.estimate_performance import Estimate
 from windvane.find_harm import Harm
 from windvane.settings import REPOSITORY
-from windvane.try_refit import RECALIBRATED, Candidate, Trial
+from windvane.try_refit import Candidate, Trial
 from windvane.windows import Window
 
 MAY = Window(datetime(2013, 5, 1, tzinfo=UTC), datetime(2013, 6, 1, tzinfo=UTC))

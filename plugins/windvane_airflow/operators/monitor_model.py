@@ -35,7 +35,7 @@ class MonitorModelOperator(ModelOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         """Return the decision, its reason and where the report is."""
-        from windvane.decide_retrain import TRAININGS
+        from windvane.decision_evidence import TRAININGS
         from windvane.monitor_model import monitor_window
         from windvane.release_window import release_window
 

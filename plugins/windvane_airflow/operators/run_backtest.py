@@ -31,9 +31,10 @@ class RunBacktestOperator(ModelOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         """Return the summary and where the page is."""
-        from windvane.backtest import History, run_backtest
+        from windvane.backtest import run_backtest
         from windvane.backtest_command import choose_spans, read_history
         from windvane.report_backtest import report_backtest
+        from windvane.walk_history import History
 
         params = context["params"]
         self.model = str(params["model"])
