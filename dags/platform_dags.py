@@ -6,4 +6,4 @@ from airflow.sdk import get_parsing_context
 
 from windvane_airflow.build_platform_dags import build_platform_dags
 
-globals().update(build_platform_dags(project=Path(__file__).parents[1], only=get_parsing_context().dag_id))
+globals().update(build_platform_dags(project=Path(__file__).resolve().parents[1], only=get_parsing_context().dag_id))

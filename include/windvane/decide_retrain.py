@@ -107,6 +107,8 @@ def _newest(e: Evidence, p: Policy) -> str:
 def _too_few(e: Evidence, p: Policy) -> str:
     where = f" in {e.outcomes}" if e.outcomes else ""
     few = f"{e.labelled_rows} rows with a known outcome{where}, and monitor.min_rows asks for {p.min_rows}"
+    if e.known_until is not None and e.known_until < e.window.end:
+        few = f"{few}; outcomes are unknown since {e.known_until:%Y-%m-%d %H:%M}"
     if _estimate_fell(e, p):
         return f"{few}; without outcomes, {_estimated(e)}"
     return f"{few}; {_drift(e)}" if e.drift_confirmed else few

@@ -56,6 +56,7 @@ class Evidence:
         rows: Committed raw rows of the window.
         outcomes: The newest rows with complete outcomes, on which the champion is judged; None when there are none.
         labelled_rows: Labelled rows within `outcomes`.
+        known_until: Outcomes are unknown since this moment.
         champion: Version that serves; None when nothing serves.
         champion_trained_until: End of the rows that trained and judged the champion.
         bad_inputs: What is wrong with the data, one line each.
@@ -85,6 +86,7 @@ class Evidence:
     rows: int
     outcomes: Window | None = None
     labelled_rows: int = 0
+    known_until: datetime | None = None
     champion: int | None = None
     champion_trained_until: datetime | None = None
     bad_inputs: tuple[str, ...] = ()

@@ -236,8 +236,8 @@ def describe_evidence(evidence: Evidence) -> list[str]:
         lines.append(
             f"realised {realised.metric}: {realised.value:.4f} ({realised.low:.4f} to {realised.high:.4f}) on {realised.rows} requests"
         )
-    elif evidence.outcomes is not None:
-        lines.append(f"outcomes are known until {evidence.outcomes.end:%Y-%m-%d %H:%M}")
+    elif evidence.known_until is not None and evidence.known_until < evidence.window.end:
+        lines.append(f"outcomes are unknown since {evidence.known_until:%Y-%m-%d %H:%M}")
     if estimate is not None and not estimate.problem:
         trust = "" if evidence.estimate_trusted else f"; not trusted: {evidence.estimate_trust}"
         lines.append(

@@ -156,6 +156,7 @@ def watch_window(
         rows=len(seen.rows),
         outcomes=span,
         labelled_rows=len(outcomes),
+        known_until=seen.known_until,
         champion=champion.version,
         champion_trained_until=champion.holdout_end,
         bad_inputs=tuple(map(str, [*found, *bad_labels])),

@@ -168,6 +168,18 @@ def test_batch_scoring_is_idempotent(live: Live) -> None:
     assert set(scores["version"]) == {2}
 
 
+def test_history_is_replayed_on_demand(live: Live) -> None:
+    asked = {"model": "flights", "first": "59d", "window": "30d", "policies": ["windvane", "never"]}
+    run_id = live.run("windvane__backtest", asked)
+    summary = live.client.result("windvane__backtest", run_id, "backtest")["summary"]
+    assert set(summary) == {"windvane", "never"}
+    assert summary["windvane"]["mean_loss"] < summary["never"]["mean_loss"]
+    page = live.web(live.link("windvane__backtest", run_id, "backtest")["Backtest"], user="viewer")
+    assert page.status_code == 200
+    assert "Decisions of windvane" in page.text
+    assert "data:image/png;base64," in page.text
+
+
 def test_roll_back_goes_to_the_version_before(live: Live) -> None:
     live.run("flights__deploy", {"version": "previous"})
     last = live.ledger.last("flights")

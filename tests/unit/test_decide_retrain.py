@@ -51,6 +51,9 @@ LOW = Estimate("roc_auc", 0.60, 0.58, 0.62, 9000, 0.70)
         pytest.param(replace(BAD, bad_inputs=("x",), released=True, trial=TRIED), POLICY, "retrain", "refit", id="a person released it"),
         pytest.param(replace(GOOD, champion=None, labelled_rows=0), POLICY, "wait", "nothing serves yet", id="no champion"),
         pytest.param(replace(GOOD, labelled_rows=499), POLICY, "wait", "499 rows", id="one row too few"),
+        pytest.param(
+            replace(GOOD, labelled_rows=0, known_until=MAY.start), POLICY, "wait", "unknown since 2013-05-01", id="outcomes are late"
+        ),
         pytest.param(replace(GOOD, labelled_rows=500), POLICY, "ok", "as well", id="just enough rows"),
         pytest.param(
             replace(GOOD, labelled_rows=9, estimate=LOW, estimate_trusted=True), POLICY, "wait", "estimated at 0.6000", id="estimate fell"
