@@ -26,6 +26,7 @@ commands = typer.Typer()
 
 _FIRST_SHARE = 0.2
 _WINDOWS = 40
+_FEWEST_ROWS = 100
 _SHOWN = 30
 
 _Length = "a number of rows, or a length of time such as 30d, 12h"
@@ -118,6 +119,8 @@ def read_history(settings: Settings, config: "ModelConfig", data: str | None) ->
             raise DataError(f"{config.model} has ingested nothing yet; give --data, or run {config.model}__ingest first")
         return rows
     path = Path(data)
+    if "://" not in data and not path.exists():
+        raise DataError(f"{data}: there is no such file or directory")
     try:
         if "://" in data or (path / "_delta_log").is_dir():
             from deltalake import DeltaTable
@@ -146,7 +149,7 @@ def choose_spans(
         "label_delay": parse_span(label_delay, "--label-delay") if label_delay else config.data.label_delay if has_clock else 0,
     }
     rest = rows - (spans["first"] if isinstance(spans["first"], int) else int(_FIRST_SHARE * rows))
-    spans["window"] = parse_span(window, "--window") if window else max(1, rest // _WINDOWS)
+    spans["window"] = parse_span(window, "--window") if window else max(rest // _WINDOWS, min(_FEWEST_ROWS, rest // 4), 1)
     return spans
 
 

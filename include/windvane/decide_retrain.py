@@ -99,16 +99,15 @@ def _bad_data(e: Evidence, p: Policy) -> str:
 
 
 def _newest(e: Evidence, p: Policy) -> str:
-    return (
-        f"version {e.champion} was trained on rows until {e.champion_trained_until:%Y-%m-%d %H:%M}: a refit could read none that are newer"
-    )
+    until = e.at(e.champion_trained_until) if e.champion_trained_until else "now"
+    return f"version {e.champion} was trained on rows until {until}: a refit could read none that are newer"
 
 
 def _too_few(e: Evidence, p: Policy) -> str:
-    where = f" in {e.outcomes}" if e.outcomes else ""
+    where = f" since {e.at(e.outcomes.start)}" if e.outcomes else ""
     few = f"{e.labelled_rows} rows with a known outcome{where}, and monitor.min_rows asks for {p.min_rows}"
     if e.known_until is not None and e.known_until < e.window.end:
-        few = f"{few}; outcomes are unknown since {e.known_until:%Y-%m-%d %H:%M}"
+        few = f"{few}; outcomes are unknown since {e.at(e.known_until)}"
     if _estimate_fell(e, p):
         return f"{few}; without outcomes, {_estimated(e)}"
     return f"{few}; {_drift(e)}" if e.drift_confirmed else few
@@ -171,7 +170,7 @@ def _retrain(e: Evidence, p: Policy) -> str:
 def _held(e: Evidence, p: Policy) -> str:
     told = f"a training would help ({_gain(e)}), but "
     if e.last_retrain is not None and _cools_down(e, p):
-        return f"{told}one was decided at {e.last_retrain:%Y-%m-%d %H:%M} and retrain.cooldown is {p.cooldown}"
+        return f"{told}one was decided at {e.at(e.last_retrain)} and retrain.cooldown is {p.cooldown}"
     return f"{told}{e.retrains_in_a_day} were decided within a day and retrain.per_day is {p.per_day}"
 
 
@@ -192,7 +191,7 @@ def _in_vain(e: Evidence, p: Policy) -> str:
         best = e.trial.candidates[0]
         tried = f"the best of {len(e.trial.candidates)} candidates ({best.name}) gains {best.gain:+.4f} (p {best.p:.1g})"
         return f"{_harm(e)}; retraining does not help: {tried}"
-    since = f"; {e.cannot_repair:%Y-%m-%d %H:%M} a refit did not help" if e.cannot_repair else ""
+    since = f"; at {e.at(e.cannot_repair)} a refit did not help" if e.cannot_repair else ""
     return f"{_harm(e)}{since}; it is tried again with half as many rows more"
 
 

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from windvane.backtest_defaults import ROW_EPOCH
 from windvane.windows import Window, as_utc
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Evidence:
         cannot_repair: End of the newest earlier window after which a trial repaired nothing.
         last_retrain: End of the newest earlier window that was decided `retrain` or `recalibrate`.
         retrains_in_a_day: Such decisions within the last day of data time.
+        has_clock: Whether data time is real time, not a number of rows.
         drift: All that was measured about drift.
     """
 
@@ -109,6 +111,7 @@ class Evidence:
     cannot_repair: datetime | None = None
     last_retrain: datetime | None = None
     retrains_in_a_day: int = 0
+    has_clock: bool = True
     drift: "Drift | None" = field(default=None, compare=False, repr=False)
 
     @property
@@ -141,6 +144,10 @@ class Evidence:
             "holdout_start": self.trial.judged_start.isoformat(),
             "recalibrate": self.choice.name == RECALIBRATED,
         }
+
+    def at(self, moment: datetime) -> str:
+        """A moment of data time for people."""
+        return f"{moment:%Y-%m-%d %H:%M}" if self.has_clock else f"row {(moment - ROW_EPOCH) // timedelta(seconds=1)}"
 
     def but(self, **changes: Any) -> "Evidence":
         """The same with some fields changed."""

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
 
-from windvane.backtest_defaults import Span
+from windvane.backtest_defaults import ROW_EPOCH, Span
 from windvane.config import ModelConfig
 from windvane.errors import ConfigError, DataError
 from windvane.snapshot import labels_of
 from windvane.windows import Window
-
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class History:
             frame = frame.sort_values(time, kind="stable", ignore_index=True)
         else:
             order = frame.sort_values(time, kind="stable", ignore_index=True) if time in frame.columns else frame.reset_index(drop=True)
-            moments = pd.Timestamp(_EPOCH) + pd.to_timedelta(np.arange(len(order)), unit="s")
+            moments = pd.Timestamp(ROW_EPOCH) + pd.to_timedelta(np.arange(len(order)), unit="s")
             frame = order.assign(**{time: pd.DatetimeIndex(moments).astype("datetime64[us, UTC]")})
         self.hidden = () if self.has_clock else (time,)
         known = frame[label].notna().to_numpy()
@@ -130,6 +128,7 @@ def walk(history: History, *, first: Span, window: Span, label_delay: Span) -> l
     if low < 2 or low >= n:
         raise ConfigError([f"--first: got {low} rows of {n}, allowed is a number of rows that leaves some to walk over"])
     steps: list[Step] = []
+    left = n - low
     while low < n:
         if isinstance(window, int):
             high = min(n, low + window)
@@ -144,4 +143,6 @@ def walk(history: History, *, first: Span, window: Span, label_delay: Span) -> l
         if high - low == window or not isinstance(window, int) or high - low >= window / 2:
             steps.append(Step(len(steps), slice(low, high), Window(begin, end), known))
         low, begin = high, end
+    if not steps:
+        raise ConfigError([f"--window: got {window}, but {left} rows are left to walk over; give a shorter one"])
     return steps

@@ -176,6 +176,7 @@ def watch_window(
         if clock
         else 0,
         cannot_repair=next((p.window.end for p in reversed(own) if p.tried_in_vain), None),
+        has_clock=clock,
         drift=drift,
         **({} if is_bad else _estimate(champion, seen, scores, own)),
     )

@@ -172,6 +172,7 @@ def test_rows_without_an_outcome_are_no_rows_to_learn_from(tmp_path):
     [
         pytest.param({"first": 99_999}, "--first: got 99999 rows", id="nothing left to walk over"),
         pytest.param({"window": timedelta(days=1)}, "--window: got a length of time", id="time without a clock"),
+        pytest.param({"window": 9_999}, "--window: got 9999, but 1000 rows are left", id="window longer than the rest"),
         pytest.param({"policies": ("guess",)}, "--policy: got 'guess'", id="unknown policy"),
     ],
 )
@@ -233,8 +234,11 @@ def test_a_config_at_another_place_and_files_of_each_kind(tmp_path):
     assert (config.model, config.data.time, code.path.parent) == (replay.config.model, ROW_TIME, tmp_path)
     for name in ("rows.csv", "rows.parquet"):
         assert len(read_history(settings, config, str(tmp_path / name))) == len(frame)
+    (tmp_path / "rows.xlsx").touch()
     with pytest.raises(DataError, match="allowed are a"):
         read_history(settings, config, str(tmp_path / "rows.xlsx"))
+    with pytest.raises(DataError, match="there is no such file"):
+        read_history(settings, config, str(tmp_path / "other.csv"))
     with pytest.raises(DataError, match="ingested nothing yet"):
         read_history(settings, config, None)
     with pytest.raises(ConfigError, match="there is no such config"):
