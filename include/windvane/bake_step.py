@@ -23,9 +23,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _DOWN_SECONDS = 5.0
-# requests that must have come for nothing before silence means anything
-_FEWEST_UNANSWERED = 3
-_MANY_UNANSWERED = 20
+# requests that must wait before silence means anything
+_FEWEST_WAITING = 3
 _EARLIER = timedelta(seconds=60)
 # a look in the middle of a bake is one of many: only what cannot be chance ends a bake early
 _URGENT = ("errors", "refused inputs", "latency")
@@ -41,12 +40,14 @@ class Counted:
         server_errors: Those that it answered with a 5xx, or not at all.
         refused: Those that it answered with a 4xx.
         down: Whether it fails its health checks now.
+        waiting: Requests that wait for its answer now.
     """
 
     requests: int = 0
     server_errors: int = 0
     refused: int = 0
     down: bool = False
+    waiting: int = 0
 
     def since(self, before: "Counted") -> "Counted":
         """What was added; counters that began anew count from nothing."""
@@ -57,6 +58,7 @@ class Counted:
             max(self.server_errors - before.server_errors, 0),
             max(self.refused - before.refused, 0),
             self.down,
+            self.waiting,
         )
 
 
@@ -71,23 +73,16 @@ class Counting(Protocol):
 
 
 class Silence:
-    """Notices a version that answers nothing: what hangs has no errors until what stands in front of it gives the requests up.
+    """Notices a version that answers nothing: what hangs has no errors until what stands in front of it gives the requests up."""
 
-    How many requests came to it is known from the version beside it, by their shares.
-    """
+    def __init__(self) -> None:
+        self._answered, self._since = -1, 0.0
 
-    def __init__(self, version: int, beside: int | None, traffic: Mapping[int, int]) -> None:
-        self._version, self._beside = version, beside
-        self._ratio = traffic.get(version, 0) / traffic[beside] if beside is not None and traffic.get(beside) else 0.0
-        self._answered, self._since, self._beside_then = -1, 0.0, 0
-
-    def look(self, counted: Mapping[int, Counted], *, now: float) -> tuple[float, int]:
-        """For how many seconds it has answered nothing, and about how many requests came to it meanwhile."""
-        answered = counted.get(self._version, Counted()).requests
-        beside = counted.get(self._beside, Counted()).requests if self._beside is not None else 0
-        if answered != self._answered or beside < self._beside_then:
-            self._answered, self._since, self._beside_then = answered, now, beside
-        return now - self._since, int((beside - self._beside_then) * self._ratio)
+    def look(self, counted: Counted, *, now: float) -> float:
+        """For how many seconds it has answered nothing while requests waited."""
+        if counted.requests != self._answered or counted.waiting < _FEWEST_WAITING:
+            self._answered, self._since = counted.requests, now
+        return now - self._since
 
 
 def bake_limit(config: ModelConfig) -> timedelta:
@@ -131,7 +126,7 @@ def bake_step(
     resumed = datetime.now(UTC) - release.time > timedelta(seconds=bake)
     before = {} if resumed else target.counts()
     down_since: float | None = None
-    silence = Silence(plan.version, champion, release.traffic)
+    silence = Silence()
     while True:
         elapsed = (datetime.now(UTC) - release.time).total_seconds()
         last = ledger.last(plan.model)
@@ -155,14 +150,15 @@ def bake_step(
                 return _reverted("health", f"it has failed its health checks for {_DOWN_SECONDS:.0f} s")
         else:
             down_since = None
-        silent_seconds, unanswered = silence.look(counted, now=time.monotonic())
-        if silent_seconds > _DOWN_SECONDS and unanswered >= _MANY_UNANSWERED:
-            return _reverted("health", f"it has answered nothing for {silent_seconds:.0f} s, while about {unanswered} requests came to it")
+        own = counted.get(plan.version, Counted())
+        silent_seconds = silence.look(own, now=time.monotonic())
+        if silent_seconds > _DOWN_SECONDS:
+            return _reverted("health", f"it has answered nothing for {silent_seconds:.0f} s, while {own.waiting} requests wait")
         urgent = [check for check in judgement.checks if check.verdict == "revert" and check.name in _URGENT]
         if urgent or (judgement.verdict == "revert" and elapsed >= bake):
             return judgement
         # what waits for an answer is no evidence yet
-        if elapsed >= bake and judgement.verdict == "advance" and unanswered < _FEWEST_UNANSWERED:
+        if elapsed >= bake and judgement.verdict == "advance" and not silent_seconds:
             return _judge_again(config, settings, target, plan, reader, figures, beside, replay)
         if elapsed >= limit:
             return judgement

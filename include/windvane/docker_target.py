@@ -95,6 +95,7 @@ class DockerTarget:
                 before.server_errors + state.failed,
                 before.refused + state.refused,
                 before.down or state.status.startswith("DOWN"),
+                before.waiting + state.sessions,
             )
         return found
 

@@ -238,8 +238,8 @@ def test_a_candidate_that_hangs_only_when_it_serves_is_taken_back(config, settin
     evidence = rehearse(config, settings, plan)
 
     def ask_after_the_revert():
-        own = Ledger(settings.database)
-        while (own.last(MODEL).action, own.last(MODEL).version) != ("revert", plan.version):
+        own, give_up = Ledger(settings.database), time.monotonic() + 120
+        while (own.last(MODEL).action, own.last(MODEL).version) != ("revert", plan.version) and time.monotonic() < give_up:
             time.sleep(0.1)
         own.close()
         time.sleep(5)

@@ -252,17 +252,12 @@ def test_an_endpoint_that_is_not_there_stops_before_the_ledger_says_anything(set
     assert rows(ledger) == []
 
 
-def test_a_version_that_answers_nothing_is_noticed_by_the_one_beside_it():
-    silence = Silence(2, 1, {1: 75, 2: 25})
-    looks = [(10, 4), (40, 14), (70, 14), (100, 14), (130, 15), (160, 15), (3, 15), (33, 15)]
-    found = [silence.look({1: Counted(ours), 2: Counted(theirs)}, now=float(i)) for i, (ours, theirs) in enumerate(looks)]
-    # counters that begin anew, as after a restart, say nothing
-    assert found == [(0, 0), (0, 0), (1, 10), (2, 20), (0, 0), (1, 10), (0, 0), (1, 10)]
-
-
-def test_without_a_version_beside_it_silence_says_nothing():
-    silence = Silence(2, None, {2: 100})
-    assert [silence.look({2: Counted(5)}, now=now) for now in (1.0, 9.0)] == [(0, 0), (8, 0)]
+def test_a_version_that_answers_nothing_while_requests_wait_is_noticed():
+    silence = Silence()
+    looks = [(4, 0), (14, 5), (14, 40), (14, 64), (15, 64), (15, 64), (15, 2), (15, 64), (15, 64)]
+    found = [silence.look(Counted(answered, waiting=waiting), now=float(i)) for i, (answered, waiting) in enumerate(looks)]
+    # few that wait may be slow ones, and an answer ends the silence
+    assert found == [0, 0, 1, 2, 0, 1, 0, 1, 2]
 
 
 @pytest.fixture
