@@ -345,3 +345,19 @@ def test_a_full_disk_is_named_and_commits_nothing(small_disk: Path):
         lake.overwrite_window("m", "raw", big, window=FEBRUARY, time="t")
     assert len(lake.read("m", "raw")) == 1
     assert lake.watermark("m") == JANUARY.end
+
+
+def test_commits_are_numbered_by_their_own_version_also_from_an_older_table(tmp_path):
+    from deltalake import DeltaTable
+
+    from windvane.committed_windows import commits_of
+
+    lake = Lake(str(tmp_path))
+    for day in (1, 2, 3):
+        window = Window(datetime(2013, 1, day, tzinfo=UTC), datetime(2013, 1, day + 1, tzinfo=UTC))
+        rows = pd.DataFrame({"at": pd.to_datetime([window.start], utc=True).as_unit("us"), "x": [day]})
+        lake.overwrite_window("tiny", "raw", rows, window=window, time="at")
+        if day == 2:
+            older = DeltaTable(lake.uri("tiny", "raw"))
+
+    assert [(c.version, c.window.start.day) for c in commits_of(older)] == [(older.version(), 2), (older.version() - 1, 1)]
