@@ -154,7 +154,10 @@ def _gain(e: Evidence) -> str:
 
 
 def _why(e: Evidence) -> str:
-    why = {"grown": f"there are more rows since the change that version {e.champion} was trained after", "renewed": "the rows were renewed"}
+    why = {
+        "grown": f"there are more rows since the change that version {e.champion} was trained after",
+        "renewed": "it was time to try newer rows",
+    }
     return why.get(e.trial.why, _harm(e)) if e.trial else _harm(e)
 
 

@@ -26,6 +26,7 @@ _LONG = timedelta(days=7)
 _DOUBT, _DOUBT_LONG = 0.02, 1.0
 _GROWTH = 1.5
 _RISEN = 1.2
+_SLIPPED = 1.05
 _HOLDOUT_SHARE = 0.4
 _CHANCE = 0.01
 _LEAST_GAIN = {"harm": 0.0, "grown": 0.01, "renewed": 0.03}
@@ -311,7 +312,7 @@ def _ask(config: ModelConfig, champion: Champion, seen: Observed, own: Sequence[
         why, rows = "harm", seen.labelled.count(since, seen.known_until)
     elif is_young and new >= (_GROWTH - 1) * had:
         why, since, rows = "grown", champion.train.start, had + new
-    elif new >= had:
+    elif new >= had or _slipped(evidence):
         why, since, rows = "renewed", _usual_start(config, seen), new
     else:
         return None
@@ -320,6 +321,11 @@ def _ask(config: ModelConfig, champion: Champion, seen: Observed, own: Sequence[
     if tried and rows < _GROWTH * tried[-1]:
         return None
     return Trial(why, 0, since, rows, config.metric)
+
+
+def _slipped(evidence: Evidence) -> bool:
+    """Whether the loss is higher than expected, though by chance perhaps: where losses swing, a trial row by row tells more."""
+    return evidence.harm is not None and evidence.harm.loss > _SLIPPED * evidence.harm.expected
 
 
 def _is_another(past: Past, since: datetime, evidence: Evidence) -> bool:
