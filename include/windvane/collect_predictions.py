@@ -4,13 +4,18 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from windvane.config import ModelConfig
+from windvane.encode_rows import encode_logged
 from windvane.errors import DataError, StorageError
 from windvane.lake import Lake
+from windvane.scoring.encode_segment import COLUMNAR, INPUTS, SCHEMA
 from windvane.settings import Settings
 from windvane.windows import Window
 
@@ -19,24 +24,6 @@ log = logging.getLogger(__name__)
 _SUFFIXES = (".arrow", ".parquet")
 _SEGMENTS_PER_COMMIT = 500
 _ROWS_PER_COMMIT = 200_000
-_MOMENT = pa.timestamp("us", tz="UTC")
-_SCHEMA = pa.schema(
-    [
-        ("segment", pa.string()),
-        ("request_id", pa.string()),
-        ("row", pa.int64()),
-        ("received", _MOMENT),
-        ("version", pa.int64()),
-        ("digest", pa.string()),
-        ("id", pa.string()),
-        ("time", _MOMENT),
-        ("features", pa.string()),
-        ("prediction", pa.string()),
-        ("score", pa.float64()),
-        ("probabilities", pa.string()),
-        ("milliseconds", pa.float64()),
-    ]
-)
 
 
 def collect_predictions(config: ModelConfig, settings: Settings, lake: Lake) -> int:
@@ -72,6 +59,8 @@ def list_segments(config: ModelConfig, settings: Settings) -> list[Path]:
 def read_segment(path: Path) -> pa.Table | None:
     """The rows of a segment with all columns of the log; None if it was collected meanwhile.
 
+    Whoever reads segments reads them here: a file holds its rows in another form, older files in that of the log.
+
     Raises:
         DataError: If it is no segment.
         StorageError: If it cannot be read.
@@ -84,10 +73,15 @@ def read_segment(path: Path) -> pa.Table | None:
         raise StorageError(f"{path}: the request log cannot be read: {exc.strerror}; mend it, then run again") from exc
     buffer = pa.BufferReader(content)
     try:
-        table = pq.read_table(buffer) if content[:4] == b"PAR1" else pa.ipc.open_file(buffer).read_all()
-        return _with_schema(table, segment=path.stem)
+        if content[:4] == b"PAR1":
+            return _with_schema(pq.read_table(buffer), segment=path.stem)
+        reader = pa.ipc.open_file(buffer)
+        if reader.schema.metadata != COLUMNAR:
+            return _with_schema(reader.read_all(), segment=path.stem)
+        batches = [_as_rows(reader.get_batch(number), segment=path.stem) for number in range(reader.num_record_batches)]
+        return pa.Table.from_batches(batches, schema=SCHEMA)
     # pyarrow reports cut files as OSError; the bytes were already read, so it can only be about their meaning
-    except (pa.ArrowException, OSError) as exc:
+    except (pa.ArrowException, OSError, KeyError) as exc:
         raise DataError(f"{path}: not a request-log segment: {str(exc)[:200]}") from exc
 
 
@@ -143,9 +137,37 @@ def _read(path: Path) -> pa.Table | None:
 
 def _with_schema(table: pa.Table, *, segment: str) -> pa.Table:
     known, n = set(table.column_names), table.num_rows
-    columns = {field.name: table[field.name].cast(field.type) if field.name in known else pa.nulls(n, field.type) for field in _SCHEMA}
+    columns = {field.name: table[field.name].cast(field.type) if field.name in known else pa.nulls(n, field.type) for field in SCHEMA}
     columns["segment"] = pa.repeat(pa.scalar(segment), n)
-    return pa.table(columns, schema=_SCHEMA)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _as_rows(batch: pa.RecordBatch, *, segment: str) -> pa.RecordBatch:
+    """The rows of a columnar segment in the form of the log."""
+    batch.validate(full=True)
+    n = batch.num_rows
+    ends = batch["request_id"].run_ends.to_numpy()
+    starts = np.concatenate([[0], ends[:-1]])
+    structs = [batch[name] for name in batch.schema.names if name.startswith(INPUTS)]
+    # the rows of a batch are of one layout: the structs of the others are null, and a model without inputs has none
+    features = next((encode_logged(inputs) for inputs in structs if inputs.null_count < n), [b"{}"] * n)
+    predictions, chances = batch["prediction"], batch["probabilities"]
+    columns = {
+        "segment": pa.repeat(pa.scalar(segment), n),
+        "row": pa.array(np.arange(n) - np.repeat(starts, ends - starts), pa.int64()),
+        "features": pa.array(features, pa.binary()).cast(pa.string()),
+        "prediction": predictions
+        if pa.types.is_string(predictions.type)
+        else pa.array(list(map(str, predictions.to_pylist())), pa.string()),
+        "probabilities": pa.array([None if row is None else orjson.dumps(row) for row in chances.to_pylist()], pa.binary()).cast(
+            pa.string()
+        ),
+    }
+    for name in ("request_id", "received", "version", "digest", "milliseconds"):
+        columns[name] = pc.run_end_decode(batch[name])
+    for name in ("id", "time", "score"):
+        columns[name] = batch[name].cast(SCHEMA.field(name).type)
+    return pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
 def _delete(path: Path) -> None:

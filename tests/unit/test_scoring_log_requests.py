@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -10,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from windvane.collect_predictions import read_segment
+from windvane.errors import DataError
 from windvane.scoring.log_requests import SCHEMA, LoggedRequest, RequestLog, ScoredRows
 
 NOW = datetime(2013, 2, 1, 6, tzinfo=UTC)
@@ -23,7 +27,7 @@ def scored(request_id="r", rows=2, **changes):
         "requests": [LoggedRequest(request_id, TICKS, rows, 1.5)],
         "size": 100,
         "columns": {"carrier": ["UA"] * rows, "distance": [None, *[1.5] * (rows - 1)], "at": [TICKS] * rows},
-        "datetimes": {"at"},
+        "types": {"carrier": "string", "distance": "double", "at": "datetime", "seats": "long"},
         "ids": [f"{request_id}-{i}" for i in range(rows)],
         "times": [TICKS] * rows,
         "predictions": [1.0] * rows,
@@ -36,8 +40,8 @@ def scored(request_id="r", rows=2, **changes):
 def read(directory):
     tables = []
     for path in sorted(directory.glob("*.arrow")):
-        with pa.OSFile(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
+        table = read_segment(path)
+        assert table.schema == SCHEMA
         assert set(table["segment"].to_pylist()) == {path.stem}
         tables.append(table)
     return pa.concat_tables(tables).to_pylist() if tables else []
@@ -223,3 +227,83 @@ def test_any_text_is_one_json_value(tmp_path, text):
     (row,) = read(tmp_path)
     assert json.loads(row["features"]) == {"carrier": text}
     assert row["id"] == text
+
+
+def test_versions_with_other_columns_labels_and_outputs_share_a_segment(tmp_path):
+    log = RequestLog(tmp_path, segment_seconds=60)
+    log.start()
+    numbers = {"predictions": np.array([1, 0])}
+    log.put(scored("a", predictions=[1, 0], arrays=numbers))
+    log.put(scored("b", version=4, columns={"distance": [True, None]}, types={"distance": "boolean"}, predictions=["x", "é"], scores=None))
+    log.put(scored("c", version=5, columns={}, types={}, ids=[None, None], probabilities=np.array([[0.1, 0.7, 0.2], [0.25, 0.5, 0.25]])))
+    log.put(scored("d", predictions=[1, 0], arrays=numbers))
+    log.close()
+
+    assert len(list(tmp_path.glob("*.arrow"))) == 1
+    found = read(tmp_path)
+    first = '{"carrier":"UA","distance":null,"at":"2013-02-01T06:00:00+00:00"}'
+    assert [row["features"] for row in found[::2]] == [first, '{"distance":true}', "{}", first]
+    assert [row["features"] for row in found[3:5]] == ['{"distance":null}', "{}"]
+    assert [row["prediction"] for row in found] == ["1", "0", "x", "é", "1.0", "1.0", "1", "0"]
+    assert [row["id"] for row in found] == ["a-0", "a-1", "b-0", "b-1", None, None, "d-0", "d-1"]
+    assert [row["score"] for row in found] == [0.75, 0.75, None, None, 0.75, 0.75, 0.75, 0.75]
+    assert [row["probabilities"] for row in found[3:7]] == [None, "[0.1,0.7,0.2]", "[0.25,0.5,0.25]", None]
+
+
+def test_columns_without_a_value_keep_their_place_and_their_type(tmp_path):
+    log = RequestLog(tmp_path, segment_seconds=60)
+    log.start()
+    types = {"carrier": "string", "night": "boolean", "distance": "double", "at": "datetime"}
+    nulls, values = {name: [None] for name in types}, {"carrier": ["UA"], "night": [False], "distance": [-0.0], "at": [-1]}
+    log.put(scored("a", rows=1, columns=nulls, types=types, ids=[None], times=[None], scores=None))
+    log.put(scored("b", rows=1, columns=values, types=types, ids=["1"]))
+    log.put(scored("c", rows=2, columns={name: [*nulls[name], *values[name]] for name in types}, types=types, ids=[None, "\0"]))
+    log.close()
+
+    found = read(tmp_path)
+    empty = '{"carrier":null,"night":null,"distance":null,"at":null}'
+    full = '{"carrier":"UA","night":false,"distance":-0.0,"at":"1969-12-31T23:59:59.999999+00:00"}'
+    assert [row["features"] for row in found] == [empty, full, empty, full]
+    assert [row["id"] for row in found] == [None, "1", None, "\0"]
+    assert [row["time"] for row in found] == [None, NOW, NOW, NOW]
+    assert [row["score"] for row in found] == [None, 0.75, 0.75, 0.75]
+
+
+def test_two_requests_of_one_name_are_numbered_apart(tmp_path):
+    log = RequestLog(tmp_path)
+    log.start()
+    log.put(scored("same", rows=2))
+    log.put(scored("same", rows=3))
+    log.close()
+
+    assert [row["row"] for row in read(tmp_path)] == [0, 1, 0, 1, 2]
+
+
+def test_a_segment_that_is_cut_or_changed_is_named(tmp_path):
+    log = RequestLog(tmp_path)
+    log.start()
+    log.put(scored(rows=500))
+    log.close()
+    (path,) = tmp_path.glob("*.arrow")
+    whole = path.read_bytes()
+
+    for content in (whole[:-40], whole[: len(whole) // 2], whole.replace(b"digest", b"tsegid")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="not a request-log segment"):
+            read_segment(path)
+
+
+def test_writing_does_not_bring_in_pandas(tmp_path):
+    code = """
+import sys
+import numpy as np
+from windvane.scoring.encode_segment import LoggedRequest, ScoredRows, encode_rows, join_batches
+columns = {"a": ["x", None], "b": np.ones(2), "c": [True, None], "d": np.zeros(2, "datetime64[us]")}
+types = {"a": "string", "b": "double", "c": "boolean", "d": "datetime"}
+request = LoggedRequest("r", 0, 2, 1.0)
+for ids, chances in ((["i", None], np.ones((2, 3))), ([None, None], None)):
+    rows = ScoredRows(1, "d", [request], 1, columns, types, ids, [0, None], ["p", "q"], None, chances)
+    join_batches([*encode_rows([rows]), *encode_rows([rows, rows])])
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,6 +22,7 @@ import pytest
 import requests
 from test_scoring_bundles import make_bundle, rows
 
+from windvane.collect_predictions import read_segment
 from windvane.ledger import Ledger
 from windvane.manage_keys import add_key, list_keys, remove_key
 from windvane.settings import load_settings
@@ -87,7 +88,7 @@ def release(ledger, bundle, version, action="promote"):
 
 
 def logged(var):
-    tables = [pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all() for path in (var / "requests" / "tiny").glob("*.arrow")]
+    tables = [read_segment(path) for path in (var / "requests" / "tiny").glob("*.arrow")]
     return pa.concat_tables(tables).to_pylist() if tables else []
 
 

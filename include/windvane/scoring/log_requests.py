@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from windvane.scoring.encode_segment import SCHEMA, LoggedRequest, ScoredRows, encode_rows
+from windvane.scoring.encode_segment import SCHEMA, LoggedRequest, ScoredRows, encode_rows, join_batches
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +161,8 @@ class RequestLog:
             self._counter += 1
             segment.name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{os.getpid()}-{self._start}-{self._counter:06d}"
             segment.began = time.monotonic()
-        segment.batches.append(encode_rows(batch, segment.name))
-        segment.rows += segment.batches[-1].num_rows
+        segment.batches += encode_rows(batch)
+        segment.rows += sum(scored.rows for scored in batch)
         segment.size += sum(scored.size for scored in batch)
 
     def _write(self) -> bool:
@@ -171,9 +171,7 @@ class RequestLog:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with hidden.open("xb") as file:
-                with pa.ipc.new_file(file, SCHEMA) as writer:
-                    for batch in segment.batches:
-                        writer.write_batch(batch)
+                file.write(join_batches(segment.batches))
                 file.flush()
                 os.fsync(file.fileno())
             hidden.rename(self._directory / f"{segment.name}.arrow")

@@ -102,6 +102,8 @@ def score_batch(served: Served, jobs: Sequence[Job]) -> Scored:
 def _score(served: Served, ready: Sequence[_Ready], scored: Scored) -> None:
     columns = {c.name: _join([one.request.columns[c.name] for one in ready]) for c in served.layout.columns}
     arrays = {c.name: as_array(columns[c.name], c) for c in served.layout.columns}
+    # arrays are quicker to log, but the team's own Python may change those that it gets
+    kept = {c.name: arrays[c.name] if served.side_by_side else arrays[c.name].copy() for c in served.layout.columns if c.type in _AS_ARRAYS}
     rows = sum(one.request.rows for one in ready)
     try:
         predictions = _predict(served, arrays, rows)
@@ -125,25 +127,23 @@ def _score(served: Served, ready: Sequence[_Ready], scored: Scored) -> None:
         logged.append(LoggedRequest(one.job.request_id, one.job.received, one.request.rows, milliseconds))
         start = end
     classes = served.predictor.classes
-    times: Values = _join([one.request.times for one in ready])
-    logged_columns: Mapping[str, Values] = columns
-    # arrays are quicker to log, but the team's own Python may have changed them
-    if served.side_by_side:
-        logged_columns = {c.name: arrays[c.name] if c.type in _AS_ARRAYS else columns[c.name] for c in served.layout.columns}
-        times = arrays[served.layout.time] if served.layout.time in served.layout.datetimes else times
+    times: Values = (
+        kept[served.layout.time] if served.layout.time in served.layout.datetimes else _join([one.request.times for one in ready])
+    )
     scored.rows.append(
         ScoredRows(
             version=served.version,
             digest=served.digest,
             requests=logged,
-            columns=logged_columns,
+            columns={c.name: kept.get(c.name, columns[c.name]) for c in served.layout.columns},
             size=sum(len(one.job.body) for one in ready),
-            datetimes=served.layout.datetimes,
+            types={c.name: c.type for c in served.layout.columns},
             ids=_join([one.request.ids for one in ready]),
             times=times,
             predictions=values,
             scores=_scores(predictions, classes),
             probabilities=predictions.probabilities if classes is not None and len(classes) > 2 else None,
+            arrays=_arrays(predictions, classes),
         )
     )
 
@@ -183,6 +183,17 @@ def _scores(predictions: Predictions, classes: tuple[object, ...] | None) -> lis
         scores: list[float] = predictions.probabilities[:, 1].tolist()
         return scores
     return None
+
+
+def _arrays(predictions: Predictions, classes: tuple[object, ...] | None) -> dict[str, np.ndarray]:
+    """Copies of the numbers that are logged."""
+    values = predictions.values
+    found = {"predictions": values.astype({"f": "float64", "i": "int64"}[values.dtype.kind])} if values.dtype.kind in "fi" else {}
+    if classes is None and found:
+        found["scores"] = found["predictions"].astype("float64", copy=False)
+    elif classes is not None and len(classes) == 2 and predictions.probabilities is not None:
+        found["scores"] = predictions.probabilities[:, 1].astype("float64")
+    return found
 
 
 def _join(parts: Sequence[list[Any]]) -> list[Any]:
