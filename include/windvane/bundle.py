@@ -8,6 +8,8 @@
                    reference.parquet   rows of the training time, for drift
 <bundles>/keys/<training key>          the digest that was first made from that training key
 <bundles>/verdicts/<digest>.json       what is learned later stands beside the bundle, never in it
+
+Where `<bundles>` is an object store, a directory of this host stands before it: see `shared_folder`.
 """
 
 import hashlib
@@ -17,7 +19,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,7 @@ from windvane.errors import BundleError, StorageError
 from windvane.model_code import ModelCode
 from windvane.predictor import golden_frame, load_predictor
 from windvane.read_manifest import MANIFEST, read_manifest
+from windvane.shared_folder import BundleRoot, open_shared, share_bundle
 from windvane.verified_file import read_verified
 
 if TYPE_CHECKING:
@@ -63,7 +67,7 @@ class Bundle:
 
 
 def write_bundle(
-    root: Path,
+    root: BundleRoot,
     *,
     pipeline: Any,
     code: ModelCode,
@@ -79,7 +83,7 @@ def write_bundle(
     If another process made a bundle from the same training key first, that one is returned.
 
     Args:
-        root: Directory of all bundles.
+        root: Where all bundles are.
         pipeline: The fitted scikit-learn pipeline.
         code: The model file that it belongs to.
         golden: Input rows with at least the columns of the signature.
@@ -91,32 +95,30 @@ def write_bundle(
         BundleError: If the pipeline holds something that cannot be stored or may not be loaded again.
         StorageError: If the disk is full or not writable.
     """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
-    except OSError as exc:
-        raise StorageError(f"{root}: cannot be written: {exc.strerror}; free space or permissions are needed") from exc
-    try:
+    home = root if isinstance(root, Path) else root.cache
+    with building_directory(home) as building:
         rows = golden if sample is None else sample
         made = _fill(building, pipeline=pipeline, code=code, golden=golden, reference=reference, manifest=manifest, sample=rows)
-        _publish(building, root / made)
-        return _claim(root, str(manifest["training_key"]), made)
-    except OSError as exc:
-        raise StorageError(f"{building}: cannot be written: {exc.strerror}; nothing was published; free space and try again") from exc
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        publish(building, home / made)
+        if isinstance(root, Path):
+            return _claim(root, str(manifest["training_key"]), made)
+    return open_bundle(root, share_bundle(root, open_local(home / made, made)))
 
 
-def open_bundle(root: Path, digest: str) -> Bundle:
+def open_bundle(root: BundleRoot, digest: str) -> Bundle:
     """Open a bundle after verifying every byte of it.
 
     Raises:
         BundleError: If it is missing, or a file is missing, changed, added, or a link.
+        StorageError: If an object store does not give it.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise BundleError(f"{root}: got the bundle digest {digest!r:.80}, allowed are 64 hexadecimal digits")
-    path = root / digest
+    return open_local(root / digest, digest) if isinstance(root, Path) else open_shared(root, digest)
+
+
+def open_local(path: Path, digest: str) -> Bundle:
+    """Open a bundle in a directory of this host."""
     if not path.is_dir() or path.is_symlink():
         raise BundleError(f"{path}: there is no such bundle; restore it or train again")
     manifest = read_manifest(path / MANIFEST, digest)
@@ -129,14 +131,11 @@ def open_bundle(root: Path, digest: str) -> Bundle:
     return Bundle(digest=digest, path=path, manifest=manifest)
 
 
-def find_bundle(root: Path, training_key: str) -> Bundle | None:
+def find_bundle(root: BundleRoot, training_key: str) -> Bundle | None:
     """Find the bundle made from a training key; one that was damaged since does not count."""
-    pointer = root / "keys" / training_key
-    if not pointer.is_file():
-        return None
     try:
-        return open_bundle(root, pointer.read_text().strip())
-    except BundleError:
+        return open_bundle(root, (root / "keys" / training_key).read_text().strip())
+    except (FileNotFoundError, BundleError):
         return None
 
 
@@ -154,31 +153,30 @@ def read_reference(bundle: Bundle) -> "pd.DataFrame":
     return pd.read_parquet(bundle.path / "reference.parquet")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file so that a reader sees the old or the new content, also after a power cut.
+def canonical(value: Mapping[str, Any]) -> bytes:
+    """JSON bytes that are the same for equal content; NaN and infinity are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+@contextmanager
+def building_directory(root: Path) -> Iterator[Path]:
+    """A directory beside the bundles in which one is put together; what is left of it in the end is removed.
 
     Raises:
         StorageError: If the disk is full or not writable.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-            _sync(path.parent)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
     except OSError as exc:
-        raise StorageError(f"{path}: {len(data)} bytes cannot be written: {exc.strerror}; free space or permissions are needed") from exc
-
-
-def canonical(value: Mapping[str, Any]) -> bytes:
-    """JSON bytes that are the same for equal content; NaN and infinity are refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+        raise StorageError(f"{root}: cannot be written: {exc.strerror}; free space or permissions are needed") from exc
+    try:
+        yield building
+    except OSError as exc:
+        raise StorageError(f"{building}: cannot be written: {exc.strerror}; nothing was published; free space and try again") from exc
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def _sweep(root: Path) -> None:
@@ -243,7 +241,8 @@ def _dump(pipeline: Any, code: ModelCode, model: str) -> bytes:
     return data
 
 
-def _publish(building: Path, path: Path) -> None:
+def publish(building: Path, path: Path) -> None:
+    """Give a directory that is complete its name."""
     for name in os.listdir(building):
         _sync(building / name)
     _sync(building)

@@ -11,10 +11,9 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from windvane.column_types import fit_columns, type_names
-from windvane.errors import StorageError
+from windvane.read_log import read_log
 from windvane.windows import Window
 
-_ATTEMPTS = 25
 _KEEPS_ROWS = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END"})
 
 
@@ -38,29 +37,12 @@ class CommittedWindow:
 
 def commits_of(found: DeltaTable) -> Iterator[CommittedWindow]:
     """The commits that wrote windows, newest first."""
-    for entry in history_of(found):
+    for entry in read_log(found):
         window = Window.from_extra(entry)
         if window is not None:
             note = {name: value for name, value in entry.items() if isinstance(value, str)}
             moment = datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
             yield CommittedWindow(window=window, rows=int(note["rows"]), version=int(entry["version"]), time=moment, metadata=note)
-
-
-def history_of(found: DeltaTable) -> list[dict[str, Any]]:
-    """The commits up to the version of a table, newest first.
-
-    delta-rs lists also the commits that came after the table was opened, and numbers them as if none had: so they are listed by the
-    newest version, and listed again if another came meanwhile.
-
-    Raises:
-        StorageError: If others commit without a pause.
-    """
-    for _ in range(_ATTEMPTS):
-        newest = DeltaTable(found.table_uri)
-        entries = newest.history()
-        if DeltaTable(found.table_uri).version() == newest.version():
-            return [entry for entry in entries if entry["version"] <= found.version()]
-    raise StorageError(f"{found.table_uri}: others commit without a pause; run again when they are done")
 
 
 def same_window(found: DeltaTable, *, window: Window, note: Mapping[str, str]) -> int | None:
@@ -77,10 +59,10 @@ def changed_version(found: DeltaTable, window: Window) -> int:
 
 def _last_change(found: DeltaTable, window: Window) -> Mapping[str, Any]:
     entry: Mapping[str, Any]
-    for entry in history_of(found):
+    for entry in read_log(found):
         other = Window.from_extra(entry)
         # a commit without a window is not one of Windvane's: whatever it is, it may concern every row
-        touched = entry["operation"] not in _KEEPS_ROWS if other is None else other.start < window.end and window.start < other.end
+        touched = entry.get("operation") not in _KEEPS_ROWS if other is None else other.start < window.end and window.start < other.end
         if touched:
             return entry
     return {"version": 0}

@@ -6,6 +6,7 @@ import shutil
 import time as clock
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from windvane.errors import ConfigError, DataError
 from windvane.model_code import ModelCode
 from windvane.read_source import read_source
 from windvane.settings import Settings
-from windvane.store_files import as_parquet, read_parquet, write_bytes
+from windvane.store_files import Place, as_parquet, place_of, read_parquet, write_bytes
 from windvane.windows import Window
 
 _log = logging.getLogger(__name__)
 
-_KEPT_SECONDS = 7 * 24 * 3600
+_KEPT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class Staged:
         digest: SHA-256 of `raw.parquet`.
     """
 
-    directory: Path
+    directory: Place
     window: Window
     rows: int
     digest: str
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """The rows as they came from the source."""
         return self.directory / "raw.parquet"
 
@@ -67,7 +68,7 @@ class Staged:
         window = Window.from_extra(value)
         if window is None:
             raise ConfigError(["staged batch: window_start and window_end are missing; run extract again"])
-        return cls(directory=Path(value["directory"]), window=window, rows=int(value["rows"]), digest=str(value["digest"]))
+        return cls(directory=place_of(value["directory"]), window=window, rows=int(value["rows"]), digest=str(value["digest"]))
 
 
 def extract_data(config: ModelConfig, code: ModelCode, settings: Settings, *, window: Window, connection_uri: str | None) -> Staged:
@@ -143,7 +144,7 @@ def _only_window(rows: pa.Table, time: str, window: Window, *, holds_other_windo
     return rows.filter(kept) if outside else rows
 
 
-def _stage(rows: pa.Table, root: Path, window: Window) -> Staged:
+def _stage(rows: pa.Table, root: Place, window: Window) -> Staged:
     content = as_parquet(rows)
     digest = hashlib.sha256(content).hexdigest()
     staged = Staged(directory=root / window.key / digest[:20], window=window, rows=rows.num_rows, digest=digest)
@@ -152,11 +153,16 @@ def _stage(rows: pa.Table, root: Path, window: Window) -> Staged:
     return staged
 
 
-def _remove_old(root: Path) -> None:
+def _remove_old(root: Place) -> None:
     """Drop batches that were staged long ago: what they held was committed or refused since."""
+    if not isinstance(root, Path):
+        for file, written in root.objects():
+            if datetime.now(UTC) - written > _KEPT:
+                file.unlink(missing_ok=True)
+        return
     for directory in root.glob("*/*"):
         try:
-            if clock.time() - directory.stat().st_mtime > _KEPT_SECONDS:
+            if clock.time() - directory.stat().st_mtime > _KEPT.total_seconds():
                 shutil.rmtree(directory)
         except OSError as exc:
             _log.info("%s: could not be removed: %s", directory, exc.strerror)

@@ -4,8 +4,6 @@ A process that has used a table must not fork and use one in the child: the thre
 this module before a fork, but open no table.
 """
 
-import contextlib
-import errno
 import logging
 import os
 import random
@@ -13,7 +11,6 @@ import time as clock
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -24,6 +21,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from windvane.column_types import TIME, fit_columns, to_arrow, type_names
 from windvane.committed_windows import CommittedWindow, changed_version, commits_of, digest_of_rows, same_rows, same_window
 from windvane.errors import DataError, StorageError
+from windvane.explain_storage import named_storage_errors, storage_reason, unreadable
+from windvane.object_path import STORAGE_OPTIONS
 from windvane.scan_table import Scan, count_rows, quoted
 from windvane.stream_batches import stream_batches
 from windvane.windows import Window
@@ -36,12 +35,13 @@ _CONFIGURATION = {
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
+    # whoever opens a table reads the commits since the last checkpoint, each of which is a request to an object store
+    "delta.checkpointInterval": "10",
 }
 # whoever reads a window decodes a group of rows at a time
 _GROUP_ROWS = 131_072
 # delta-rs lets some tens of batches wait until they are written
 _WAITING_ROWS = 8192
-_NO_SPACE = ("no space left", "os error 28", "disk quota", "storage full")
 
 
 class Lake:
@@ -105,7 +105,10 @@ class Lake:
             kind = _time_field(schema, time, where=self.uri(model, table)).type
             filters = [(time, ">=", pa.scalar(window.start, kind)), (time, "<", pa.scalar(window.end, kind))]
         wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name in schema.names]
-        frame: pd.DataFrame = found.to_pyarrow_table(columns=wanted, filters=filters).to_pandas()
+        try:
+            frame: pd.DataFrame = found.to_pyarrow_table(columns=wanted, filters=filters).to_pandas()
+        except (DeltaError, OSError) as exc:
+            raise unreadable(self.uri(model, table), exc) from None
         return frame if columns is None else frame.reindex(columns=list(dict.fromkeys(columns)))
 
     def scan(self, model: str, table: str, *, window: Window, time: str) -> Scan | None:
@@ -259,12 +262,14 @@ class Lake:
     def _open(self, model: str, table: str, *, version: int | None = None) -> DeltaTable | None:
         uri = self.uri(model, table)
         try:
-            return DeltaTable(uri, version=version)
+            return DeltaTable(uri, version=version, storage_options=_options(uri))
         except TableNotFoundError:
             return None
+        except OSError as exc:
+            raise unreadable(uri, exc) from None
         except DeltaError as exc:
             if version is None:
-                raise StorageError(f"{uri}: the table cannot be read: {_first_line(exc)}") from exc
+                raise unreadable(uri, exc) from None
             raise DataError(f"{uri}: there is no version {version}; the newest is {self.version(model, table)}") from exc
 
     def _write(
@@ -278,7 +283,7 @@ class Lake:
         unchanged: Callable[[DeltaTable], int | None],
     ) -> int:
         uri = self.uri(model, table)
-        with _named_storage_errors(uri, what):
+        with named_storage_errors(uri, what):
             for attempt in range(_ATTEMPTS):
                 try:
                     found = self._open(model, table) or _create(uri, schema)
@@ -289,7 +294,11 @@ class Lake:
                     commit(found)
                 except CommitFailedError as exc:
                     _log.info(
-                        "%s: somebody else committed first, trying again (%d of %d): %s", uri, attempt + 1, _ATTEMPTS, _first_line(exc)
+                        "%s: somebody else committed first, trying again (%d of %d): %s",
+                        uri,
+                        attempt + 1,
+                        _ATTEMPTS,
+                        storage_reason(uri, exc),
                     )
                     clock.sleep(random.uniform(0.01, 0.05 * (attempt + 1)))
                     continue
@@ -305,7 +314,12 @@ def _create(uri: str, schema: pa.Schema) -> DeltaTable:
         os.makedirs(uri, exist_ok=True)
     # without retries: a second commit that creates the table would take back columns that were added meanwhile
     once = CommitProperties(max_commit_retries=0)
-    return DeltaTable.create(uri, typed, mode="ignore", configuration=_CONFIGURATION, commit_properties=once)
+    return DeltaTable.create(uri, typed, mode="ignore", configuration=_CONFIGURATION, commit_properties=once, storage_options=_options(uri))
+
+
+def _options(uri: str) -> dict[str, str] | None:
+    """How long to wait for an object store; where it is and who asks stands in the environment, as for all other files."""
+    return dict(STORAGE_OPTIONS) if "://" in uri else None
 
 
 def _commit(found: DeltaTable, *, rows: pa.Table, predicate: str, note: Mapping[str, str]) -> None:
@@ -382,17 +396,3 @@ def _refuse_rows_outside(rows: pa.Table, window: Window, *, time: str, where: st
     if inside < rows.num_rows:
         outside = rows.num_rows - inside
         raise DataError(f"{where}: {outside} of {rows.num_rows} rows lie outside the window {window}; read only rows of the window")
-
-
-@contextlib.contextmanager
-def _named_storage_errors(uri: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except (DeltaError, OSError) as exc:
-        full = getattr(exc, "errno", None) == errno.ENOSPC or any(text in str(exc).lower() for text in _NO_SPACE)
-        reason = "no space is left; free some and run again" if full else _first_line(exc)
-        raise StorageError(f"{uri}: could not store {what}: {reason}") from exc
-
-
-def _first_line(exc: Any) -> str:
-    return (str(exc).splitlines() or [type(exc).__name__])[0][:300]

@@ -7,38 +7,23 @@ Each row carries the hash of the row before, so that tampering shows. Times are 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    inspect,
-    make_url,
-    select,
-    text,
-)
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import Column, Connection, Index, Integer, MetaData, String, Table, Text, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
-from windvane.errors import ServiceUnavailable, StaleEpoch, StorageError
+from windvane.connect_database import Database, existing, wait_for_others
+from windvane.errors import StaleEpoch
 from windvane.windows import as_utc
 
 Action = Literal["shift", "promote", "revert", "rollback", "refuse", "freeze", "unfreeze"]
 
-_BUSY_SECONDS = 20
+_LOCK = 7702913
 _MAX_REASON = 2000
 _NO_HASH = "0" * 64
 
@@ -59,6 +44,9 @@ _releases = Table(
     Column("previous_hash", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
 )
+
+# the newest row of an action is found without reading a row's evidence
+_by_action = Index("releases_by_action", _releases.c.action, _releases.c.model, _releases.c.epoch)
 
 _SQLITE_APPEND_ONLY = tuple(
     f"CREATE TRIGGER IF NOT EXISTS releases_no_{verb.lower()} BEFORE {verb} ON releases "
@@ -115,16 +103,24 @@ def settled_row(history: Sequence[Release]) -> Release | None:
 
 
 class Ledger:
-    """Reads and appends rows of the ledger at an SQLAlchemy URL (SQLite or PostgreSQL)."""
+    """Reads and appends rows of the ledger at an SQLAlchemy URL (SQLite or PostgreSQL).
+
+    Attributes:
+        table: Its table, for queries over all models.
+    """
+
+    table: ClassVar[Table] = _releases
 
     def __init__(self, url: str) -> None:
-        self._url = make_url(url)
-        self._engine = _open_engine(url)
-        self._ready = False
+        self._database = Database(url, name="release ledger", prepare=_create_table)
 
     def close(self) -> None:
         """Let go of the database connections."""
-        self._engine.dispose()
+        self._database.close()
+
+    def connect(self) -> AbstractContextManager[Connection]:
+        """A connection to the database that has the table."""
+        return self._database.connect()
 
     def last(self, model: str) -> Release | None:
         """The newest row of a model: what should serve now."""
@@ -137,19 +133,19 @@ class Ledger:
 
     def models(self) -> list[str]:
         """Names of the models that have rows."""
-        with self._connect() as connection:
+        with self.connect() as connection:
             return list(connection.scalars(select(_releases.c.model).distinct().order_by(_releases.c.model)))
 
     def digest_of(self, model: str, version: int) -> str | None:
         """The bundle digest under which a version last appeared."""
         chosen = select(_releases.c.digest).where(_releases.c.model == model, _releases.c.version == version)
-        with self._connect() as connection:
+        with self.connect() as connection:
             return connection.scalars(chosen.order_by(_releases.c.epoch.desc()).limit(1)).first()
 
     def is_frozen(self, model: str) -> bool:
         """Whether a person froze the model: only a rollback may change what serves."""
         chosen = select(_releases.c.action).where(_releases.c.model == model, _releases.c.action.in_(("freeze", "unfreeze")))
-        with self._connect() as connection:
+        with self.connect() as connection:
             return connection.scalars(chosen.order_by(_releases.c.epoch.desc()).limit(1)).first() == "freeze"
 
     def append(
@@ -185,8 +181,8 @@ class Ledger:
             digest=digest,
             traffic={int(v): int(p) for v, p in sorted(traffic.items())},
             until=until,
-            actor=actor[:250],
-            reason=reason[:_MAX_REASON],
+            actor=_storable(actor)[:250],
+            reason=_storable(reason)[:_MAX_REASON],
             evidence=json.loads(_canonical(_finite(evidence or {}))),
             # a clock that was set back must not reorder history
             time=max(now, before.time) if before else now,
@@ -196,7 +192,7 @@ class Ledger:
         values = _row_values(row)
         values["hash"] = _hash_of(values)
         try:
-            with self._connect() as connection, connection.begin():
+            with self.connect() as connection, connection.begin():
                 connection.execute(_releases.insert().values(values))
         except IntegrityError as exc:
             raise _stale(model, action, version, expected_epoch=expected_epoch, found=self.last(model)) from exc
@@ -216,62 +212,28 @@ class Ledger:
         return problems
 
     def _read(self, chosen: Any) -> list[Release]:
-        with self._connect() as connection:
+        with self.connect() as connection:
             return [_as_release(row._asdict()) for row in connection.execute(chosen)]
-
-    @contextmanager
-    def _connect(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                if not self._ready:
-                    _create_table(connection)
-                    self._ready = True
-                yield connection
-        except IntegrityError:
-            raise
-        except DBAPIError as exc:
-            raise self._explain(exc) from exc
-
-    def _explain(self, error: DBAPIError) -> Exception:
-        where = self._url.render_as_string(hide_password=True)
-        cause = str(error.orig).splitlines()[0] if str(error.orig) else type(error.orig).__name__
-        if self._url.get_backend_name() == "sqlite":
-            return StorageError(f"release ledger {where}: {cause}; check the file's disk and permissions, or set WINDVANE_DB")
-        return ServiceUnavailable(f"release ledger {where}: {cause}; start the database or set WINDVANE_DB")
-
-
-def _open_engine(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
-    if parsed.database and parsed.database != ":memory:":
-        try:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise StorageError(f"release ledger {parsed.database}: {exc.strerror}; make its directory writable or set WINDVANE_DB") from exc
-    engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
-
-    @event.listens_for(engine, "connect")
-    def _set_pragmas(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    return engine
 
 
 def _create_table(connection: Connection) -> None:
-    if inspect(connection).has_table(_releases.name):
+    if _is_complete(connection):
         connection.rollback()  # ends the transaction that the look-up began
         return
+    # two first users at once: the second waits, and then finds the table
+    wait_for_others(connection, _LOCK)
     postgresql = connection.dialect.name == "postgresql"
-    if postgresql:
-        # two first users at once: the second waits, and then finds the table
-        connection.execute(text("SELECT pg_advisory_xact_lock(7702913)"))
-    if not postgresql or not inspect(connection).has_table(_releases.name):
+    if not postgresql or not existing(connection, [_releases.name]):
         connection.execute(CreateTable(_releases, if_not_exists=True))
         for statement in _POSTGRESQL_APPEND_ONLY if postgresql else _SQLITE_APPEND_ONLY:
             connection.execute(text(statement))
+    connection.execute(CreateIndex(_by_action, if_not_exists=True))
     connection.commit()
+
+
+def _is_complete(connection: Connection) -> bool:
+    wanted = {_releases.name, str(_by_action.name)}
+    return existing(connection, wanted) == wanted
 
 
 def _check(action: Action, traffic: Mapping[int, int]) -> None:
@@ -320,6 +282,11 @@ def _as_release(values: Mapping[str, Any]) -> Release:
 
 def _hash_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical({name: value for name, value in values.items() if name != "hash"}).encode()).hexdigest()
+
+
+def _storable(text: str) -> str:
+    """The text without what a database refuses: NUL in PostgreSQL, halves of characters everywhere."""
+    return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ from windvane.verified_file import read_verified
 MANIFEST = "bundle.json"
 FILES = ("model.skops", "model.py", "golden.parquet", "reference.parquet")
 OPTIONAL_FILES = ("model.onnx",)
-_MAX_BYTES = 10_000_000
+MAX_MANIFEST_BYTES = 10_000_000
 
 
 def read_manifest(path: Path, digest: str) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def read_manifest(path: Path, digest: str) -> dict[str, Any]:
     Raises:
         BundleError: If it is another one, too large, not strict JSON (a field twice, NaN), or names files or a model that no bundle has.
     """
-    data = read_verified(path, digest, most=_MAX_BYTES)
+    data = read_verified(path, digest, most=MAX_MANIFEST_BYTES)
     try:
         manifest = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:

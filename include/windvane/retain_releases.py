@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from windvane.config import ModelConfig
@@ -13,6 +14,7 @@ from windvane.errors import StorageError
 from windvane.ledger import Release, settled_row
 from windvane.resolve_release import promoted_versions
 from windvane.settings import Settings
+from windvane.shared_folder import SharedFolder, list_shared, remove_shared
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ def prune_bundles(settings: Settings, model: str, keep: Collection[str], *, youn
     Raises:
         StorageError: If files cannot be removed.
     """
+    if isinstance(settings.bundles, SharedFolder):
+        return _prune_shared(settings.bundles, model, keep, young_seconds=young_seconds)
     removed = []
     try:
         for path, training_key in _bundles_of(settings.bundles, model):
@@ -96,6 +100,16 @@ def prune_bundles(settings: Settings, model: str, keep: Collection[str], *, youn
             removed.append(path.name)
     except OSError as exc:
         raise StorageError(f"{settings.bundles}: old bundles cannot be removed: {exc}; mend permissions") from exc
+    return removed
+
+
+def _prune_shared(root: SharedFolder, model: str, keep: Collection[str], *, young_seconds: float) -> list[str]:
+    """The same in an object store; what was cut off while it was published or removed goes too."""
+    removed = []
+    for bundle in list_shared(root, model):
+        if bundle.digest not in keep and (datetime.now(UTC) - bundle.begun).total_seconds() >= young_seconds:
+            remove_shared(root, model, bundle)
+            removed.append(bundle.digest)
     return removed
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
+from deltalake.exceptions import DeltaError
 
 from windvane.column_types import TIME
+from windvane.explain_storage import unreadable
 from windvane.windows import Window
 
 
@@ -69,7 +71,10 @@ def select(table: DeltaTable, wanted: str, time: str, window: Window, *, rows_at
     )
     query = f"SELECT {wanted} FROM rows WHERE {quoted(time)} >= {start} AND {quoted(time)} < {end}"
     reader: Any = QueryBuilder(session).register("rows", table).execute(query)
-    yield from pa.RecordBatchReader.from_stream(reader)
+    try:
+        yield from pa.RecordBatchReader.from_stream(reader)
+    except (pa.ArrowException, DeltaError, OSError) as exc:
+        raise unreadable(table.table_uri, exc) from None
 
 
 def _as_dictionary(name: str) -> str:

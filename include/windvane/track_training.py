@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windvane.bundle import Bundle
@@ -13,6 +12,7 @@ from windvane.config import ModelConfig
 from windvane.mlflow_client import connect, experiment_of, naming_mlflow
 from windvane.settings import Settings
 from windvane.snapshot import Snapshot
+from windvane.store_files import Place, local_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +62,7 @@ def finished_run(config: ModelConfig, settings: Settings, snapshot: Snapshot, di
     return None
 
 
-def finish_run(config: ModelConfig, settings: Settings, snapshot: Snapshot, *, run_id: str, bundle: Bundle, plots: Path) -> None:
+def finish_run(config: ModelConfig, settings: Settings, snapshot: Snapshot, *, run_id: str, bundle: Bundle, plots: Place) -> None:
     """Log everything about a bundle, and only then mark the run FINISHED.
 
     Raises:
@@ -83,8 +83,9 @@ def finish_run(config: ModelConfig, settings: Settings, snapshot: Snapshot, *, r
         )
         client.log_inputs(run_id, datasets=_datasets(config, settings, snapshot, manifest))
         client.log_artifacts(run_id, str(bundle.path), ARTIFACT_PATH)
-        if plots.is_dir():
-            client.log_artifacts(run_id, str(plots), "plots")
+        with local_files(plots) as pictures:
+            if pictures is not None:
+                client.log_artifacts(run_id, str(pictures), "plots")
         client.set_terminated(run_id, status="FINISHED")
 
 

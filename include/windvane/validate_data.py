@@ -8,7 +8,6 @@ import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from windvane.guard_data import RowFailure, guard_data
 from windvane.render_validation import render_validation
 from windvane.run_suite import Judged, run_suite
 from windvane.settings import Settings
-from windvane.store_files import as_parquet, read_parquet, write_bytes
+from windvane.store_files import Place, as_parquet, place_of, read_parquet, write_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +60,11 @@ class Validation:
     invalid_rows: int
     refused: bool
     reasons: tuple[str, ...]
-    result_path: Path
-    report_path: Path
-    valid_path: Path
+    result_path: Place
+    report_path: Place
+    valid_path: Place
     valid_digest: str
-    quarantine_path: Path
+    quarantine_path: Place
     quarantine_digest: str
 
     def read_valid(self) -> pa.Table:
@@ -90,13 +89,13 @@ class Validation:
 
     def as_json(self) -> dict[str, Any]:
         """The form in which tasks hand it on."""
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
+        plain = {key: str(value) if isinstance(value, Place) else value for key, value in vars(self).items()}
         return {**plain, "staged": self.staged.as_json(), "reasons": list(self.reasons)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Validation":
         """Read what `as_json` wrote."""
-        paths = {key: Path(value[key]) for key in ("result_path", "report_path", "valid_path", "quarantine_path")}
+        paths = {key: place_of(value[key]) for key in ("result_path", "report_path", "valid_path", "quarantine_path")}
         return cls(**{**value, **paths, "staged": Staged.from_json(value["staged"]), "reasons": tuple(value["reasons"])})
 
 
