@@ -26,7 +26,7 @@ digest = $(shell cat $(1) | cksum | tr -c '0-9\n' '-' | sed 's/-*$$//')
 INSTALLED := $(VENV)/installed-$(call digest,requirements.txt pyproject.toml)
 INSTALLED_DEV := $(VENV)/installed-dev-$(call digest,requirements.txt requirements-dev.txt pyproject.toml)
 
-.PHONY: help demo test up down status images check format bench lock clean
+.PHONY: help demo test up down status images check format bench lock clean compose-up compose-down compose-demo test-compose
 
 help:  ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -49,6 +49,25 @@ status: $(INSTALLED)  ## Tell what runs and what serves.
 images: $(INSTALLED)  ## Prepare the images of target docker, so that no deployment waits for a download.
 	@$(BIN)/windvane images
 
+compose-up:  ## Start Airflow with Celery, PostgreSQL, Redis and MLflow in containers; needs Docker with Compose and no more.
+	@$(PYTHON) include/docker/prepare_env.py
+	@docker compose build --quiet airflow-init worker-deploy
+	@docker compose up --detach --wait --no-build
+	@echo "Airflow   http://127.0.0.1:$${WINDVANE_AIRFLOW_PORT:-8080}   users viewer, user, op, admin; passwords in .env: AIRFLOW_ADMIN_PASSWORD, ..."
+	@echo "MLflow    http://127.0.0.1:$${WINDVANE_MLFLOW_PORT:-5000}   user admin; password in .env: MLFLOW_ADMIN_PASSWORD"
+	@echo "make compose-demo tells the story of make demo; make compose-down stops everything and keeps what it knows"
+
+compose-down:  ## Stop the containers, also those of the models; volumes and state stay.
+	@docker compose stop worker-deploy
+	@docker compose run --rm --no-deps --entrypoint windvane worker-deploy down
+	@docker compose --profile demo down
+
+compose-demo:  ## Run the story of `make demo` on the containers that `make compose-up` started.
+	@docker compose run --rm demo demo --until $(UNTIL)
+
+test-compose: $(INSTALLED_DEV)  ## Bring the containers up from nothing, run the story, kill a worker, PostgreSQL and Redis; a quarter of an hour.
+	@$(BIN)/python -m pytest tests/compose
+
 check: $(INSTALLED_DEV)  ## Format, lint, types, import contracts, generated files, configs.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -69,6 +88,7 @@ lock: $(BIN)/uv  ## Compile requirements.in and requirements-dev.in into pinned 
 	$(UV) pip compile --quiet --universal --python-version 3.11 requirements.in -o requirements.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 requirements-dev.in -o requirements-dev.txt
 	$(UV) pip compile --quiet --universal --no-header --python-version 3.11 --constraints requirements.txt include/docker/scorer/requirements.in -o include/docker/scorer/requirements.txt
+	$(UV) pip compile --quiet --universal --no-header --python-version 3.11 --constraints requirements.txt requirements.in include/docker/airflow/requirements.in -o include/docker/airflow/requirements.txt
 
 clean:  ## Stop everything and remove all state; the next run begins from nothing.
 	@if [ -x $(BIN)/windvane ]; then $(BIN)/windvane down; fi

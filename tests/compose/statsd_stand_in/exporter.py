@@ -1,0 +1,58 @@
+"""Does what prom/statsd-exporter does with counters, gauges and timers, for machines that cannot download it."""
+
+import re
+import socket
+import sys
+from pathlib import Path
+
+import yaml
+from prometheus_client import CollectorRegistry, Gauge, Summary, start_http_server
+
+REGISTRY = CollectorRegistry()
+SERIES: dict[tuple[str, tuple[str, ...]], Gauge | Summary] = {}
+# a counter of the library would get a suffix that the exporter does not add
+KINDS = {"c": Gauge, "g": Gauge, "ms": Summary}
+
+
+def mapped(name: str, mappings: list[dict]) -> tuple[str, dict[str, str]]:
+    """The series and its labels; a star matches one part of the name."""
+    for rule in mappings:
+        pattern = re.escape(rule["match"]).replace(r"\*", r"([^.]*)")
+        if found := re.fullmatch(pattern, name):
+            labels = {key: re.sub(r"\$(\d+)", lambda m: found.group(int(m[1])), str(value)) for key, value in rule["labels"].items()}
+            return rule["name"], labels
+    return re.sub(r"[^a-zA-Z0-9_]", "_", name), {}
+
+
+def take(line: str, mappings: list[dict]) -> None:
+    name, _, rest = line.partition(":")
+    value, kind, *_ = rest.split("|")
+    series, labels = mapped(name, mappings)
+    key = (series, tuple(sorted(labels)))
+    if key not in SERIES:
+        SERIES[key] = KINDS[kind](series, name, labelnames=sorted(labels), registry=REGISTRY)
+    found = SERIES[key].labels(**labels) if labels else SERIES[key]
+    if kind == "c":
+        found.inc(float(value))
+    elif kind == "g":
+        found.inc(float(value)) if value[0] in "+-" else found.set(float(value))
+    else:
+        found.observe(float(value) / 1000)
+
+
+def main() -> None:
+    path = next(argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith("--statsd.mapping-config"))
+    mappings = yaml.safe_load(Path(path).read_text())["mappings"]
+    start_http_server(9102, registry=REGISTRY)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind(("0.0.0.0", 9125))
+    while True:
+        for line in listener.recv(65535).decode("utf-8", "replace").splitlines():
+            try:
+                take(line, mappings)
+            except (ValueError, KeyError) as exc:
+                print(f"not understood: {line!r}: {exc}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
