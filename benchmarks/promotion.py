@@ -76,7 +76,7 @@ def promoted(metric: str, pairs: int, make: Callable[[np.random.Generator], Scor
 
 def seeds_promoted(pairs: int) -> tuple[int, int]:
     """Pairs of one training each with another seed: (promoted by the gate, better by the test alone)."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     from training_project import make_project
 
     from windvane.bundle import Bundle, open_bundle

@@ -1,6 +1,8 @@
-"""What the scheduler and Celery workers import once, so that no task pays for it: task processes are forked from them."""
+"""What Celery workers, or the scheduler where it runs the tasks, import once, so that no task pays for it: tasks are forked from them."""
 
+import os
 import sys
+from typing import Any
 
 _HEAVY = (
     "deltalake",
@@ -21,7 +23,9 @@ _HEAVY = (
     "evidently.presets",
 )
 
-if "scheduler" in sys.argv or "celery" in sys.argv:
+_HERE = os.environ.get("AIRFLOW__CORE__EXECUTOR", "LocalExecutor") == "LocalExecutor"
+
+if "celery" in sys.argv or ("scheduler" in sys.argv and _HERE):
     import importlib
     import logging
 
@@ -30,3 +34,11 @@ if "scheduler" in sys.argv or "celery" in sys.argv:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _HEAVY:
         importlib.import_module(name)
+
+
+def pod_mutation_hook(pod: Any) -> None:
+    """Let the tasks that deploy, and no others, act in the cluster (KubernetesExecutor; see deploy/kubernetes)."""
+    dag_id = (pod.metadata.annotations or {}).get("dag_id", "")
+    if dag_id.endswith("__deploy") or dag_id == "windvane__reconcile":
+        pod.spec.service_account_name = "windvane-deployer"
+        pod.spec.automount_service_account_token = True

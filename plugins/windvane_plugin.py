@@ -1,21 +1,31 @@
 """Registers Windvane's pages in Airflow's web server, nothing else: every task process executes this file too."""
 
 import sys
+from functools import cached_property
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
 
 class WindvanePlugin(AirflowPlugin):
-    """Serves reports to logged-in users under /windvane."""
+    """Puts the Models page into the navigation, and its files, reports and API under /windvane, for logged-in users."""
 
     name = "windvane"
 
-    @property
+    @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:
         """The web application, built only in the API server."""
         if "api-server" not in sys.argv:
             return []
-        from windvane_airflow.ui.serve_reports import build_app
+        from windvane_airflow.ui.build_app import build_app
 
         return [{"app": build_app(), "url_prefix": "/windvane", "name": "Windvane"}]
+
+    @cached_property
+    def react_apps(self) -> list[dict[str, Any]]:
+        """The Models page in the navigation; an item that Airflow does not like would make the whole plugin vanish from it."""
+        if "api-server" not in sys.argv:
+            return []
+        from windvane_airflow.ui.serve_page import models_page
+
+        return [models_page()]

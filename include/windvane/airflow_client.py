@@ -22,10 +22,12 @@ class AirflowClient:
         url: Address of the web server, without a path.
         user: Name of the user.
         password: The user's password.
+        page: Address for people, where it is another.
     """
 
-    def __init__(self, url: str, *, user: str, password: str) -> None:
+    def __init__(self, url: str, *, user: str, password: str, page: str = "") -> None:
         self.url = url.rstrip("/")
+        self._page = (page or url).rstrip("/")
         self._credentials = {"username": user, "password": password}
         self._session = local_session()
 
@@ -86,7 +88,7 @@ class AirflowClient:
 
     def run_url(self, dag_id: str, run_id: str) -> str:
         """The page of a run in the UI."""
-        return f"{self.url}/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}"
+        return f"{self._page}/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}"
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
         give_up = time.monotonic() + _PATIENCE_SECONDS
@@ -103,8 +105,9 @@ class AirflowClient:
                 continue
             if response.status_code == 401 and self._forget_token() and time.monotonic() < give_up:
                 continue
-            # the database of the embedded platform has one writer at a time
-            if response.status_code == 503 and time.monotonic() < give_up:
+            # the database of the embedded platform has one writer at a time, another one may be starting
+            unavailable = response.status_code == 503 or (method == "GET" and response.status_code >= 500)
+            if unavailable and time.monotonic() < give_up:
                 time.sleep(1)
                 continue
             return _content(response, f"{method} {path}")

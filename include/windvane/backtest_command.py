@@ -79,7 +79,7 @@ def backtest(
     )
     if not as_json:
         _print(records, summary)
-        say(f"The picture is {page.with_suffix('.png')}")
+        say(f"The picture is {page.with_name('backtest.png')}")
 
 
 def load_model(settings: Settings, model: str) -> tuple["ModelConfig", "ModelCode"]:

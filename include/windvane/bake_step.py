@@ -15,6 +15,7 @@ from windvane.judge_rollout import Check, Judgement, LiveFigures, Rescored, judg
 from windvane.lake import Lake
 from windvane.ledger import Ledger, Release
 from windvane.read_traffic import TrafficReader, scored_since
+from windvane.record_rollout import RolloutRecord
 from windvane.replay_requests import write_replay
 from windvane.resolve_release import Plan
 from windvane.settings import Settings
@@ -127,6 +128,7 @@ def bake_step(
     before = {} if resumed else target.counts()
     down_since: float | None = None
     silence = Silence()
+    record = RolloutRecord(config, settings, release, champion=champion, began=began, bake_seconds=bake, limit_seconds=limit)
     while True:
         elapsed = (datetime.now(UTC) - release.time).total_seconds()
         last = ledger.last(plan.model)
@@ -144,6 +146,7 @@ def bake_step(
             config=config,
         )
         _show(plan, release, elapsed, bake, figures, judgement)
+        record.write(elapsed_seconds=elapsed, figures=figures, judgement=judgement)
         if counted.get(plan.version, Counted()).down:
             down_since = down_since or time.monotonic()
             if time.monotonic() - down_since > _DOWN_SECONDS:
@@ -179,8 +182,8 @@ def _judge_again(
     rows, live = reader.sample(plan.version)
     rescored = None
     if len(live) >= _FEWEST_RESCORED:
-        settings.staging.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="rescore-", dir=settings.staging) as folder:
+        settings.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="rescore-", dir=settings.scratch) as folder:
             path = Path(folder) / "rows.arrow"
             write_replay(path, rows)
             try:

@@ -29,7 +29,7 @@ def check_health(settings: Settings, platform: Platform) -> dict[str, str]:
     parts["mlflow"] = _ask_ours(platform, "mlflow", f"{platform.mlflow_url}/health")
     parts["reconciler"] = _reconciler_state(settings, platform)
     serving = _serving(settings, platform)
-    for config in good_configs(settings):
+    for config in _local(settings):
         # HAProxy always answers, and is there only when something serves
         if config.deploy.target == "process" or config.model in serving:
             url = f"http://127.0.0.1:{config.deploy.port}/health"
@@ -57,7 +57,7 @@ def _in_ledger(settings: Settings) -> set[str]:
 def silent_endpoints(settings: Settings) -> list[str]:
     """Tell, for people, of each endpoint that must serve by the ledger and does not."""
     serving = _in_ledger(settings)
-    urls = {config.model: f"http://127.0.0.1:{config.deploy.port}/health" for config in good_configs(settings) if config.model in serving}
+    urls = {config.model: f"http://127.0.0.1:{config.deploy.port}/health" for config in _local(settings) if config.model in serving}
     answers = {model: ask(url) for model, url in urls.items()}
     return [f"{model}: the ledger says that it serves, and {urls[model]} {said}" for model, said in answers.items() if said != "ready"]
 
@@ -107,6 +107,11 @@ def ask(url: str, *, any_status: bool = False) -> str:
     except requests.RequestException:
         return "does not answer"
     return "ready" if any_status or response.ok else f"answers {response.status_code}"
+
+
+def _local(settings: Settings) -> Iterator[ModelConfig]:
+    """The models that answer on this host: what serves in a cluster is looked at where it is brought in line."""
+    return (config for config in good_configs(settings) if config.deploy.target != "kubernetes")
 
 
 def good_configs(settings: Settings) -> Iterator[ModelConfig]:

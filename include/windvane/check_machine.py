@@ -5,6 +5,7 @@ import platform
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -18,8 +19,9 @@ import requests
 from packaging.requirements import Requirement
 
 from windvane.call_local import local_session
-from windvane.errors import ConfigError
+from windvane.errors import ConfigError, StorageError
 from windvane.load_config import list_configs, load_config
+from windvane.object_path import ObjectPath
 from windvane.prepare_platform import AIRFLOW_PORT, MLFLOW_PORT, asked_port, is_free
 from windvane.record_platform import read_platform
 from windvane.settings import REPOSITORY, Settings
@@ -44,11 +46,12 @@ class Finding:
 
 
 def check_machine(settings: Settings) -> list[Finding]:
-    """Look at Python, packages, disk, memory, ports, clock and the Docker engine; changes nothing."""
+    """Look at Python, packages, disk, memory, object stores, ports, clock and the Docker engine; leaves nothing changed."""
     return [
         *_python(),
         *_packages(REPOSITORY / "requirements.txt"),
         *_resources(settings.var),
+        *_object_stores(settings),
         *_ports(settings),
         *_services(settings),
         *_docker(settings),
@@ -94,6 +97,29 @@ def _resources(var: Path) -> Iterator[Finding]:
     yield Finding("ok" if writable else "problem", "state", f"{var} {'can' if writable else 'cannot'} be written (WINDVANE_VAR)")
     memory = psutil.virtual_memory().available / 1e9
     yield Finding("ok" if memory >= _MIN_MEMORY_GB else "warning", "memory", f"{memory:.1f} GB available, wanted are {_MIN_MEMORY_GB:.0f}")
+
+
+def _object_stores(settings: Settings) -> Iterator[Finding]:
+    """Whether each place in an object store can be used, and refuses to create what is there: without that, writers undo each other."""
+    for name in ("lake", "bundles", "reports", "staging"):
+        place = str(getattr(settings, name))
+        if "://" not in place:
+            continue
+        probe = ObjectPath.of(place) / f".windvane-probe-{uuid.uuid4().hex}"
+        began = time.monotonic()
+        try:
+            made = [probe.create(b"first"), probe.create(b"second")]
+            kept = probe.read_bytes()
+            probe.unlink()
+        except (StorageError, FileNotFoundError) as exc:
+            yield Finding("problem", name, str(exc))
+            continue
+        if made == [True, False] and kept == b"first":
+            milliseconds = (time.monotonic() - began) / 4 * 1000
+            yield Finding("ok", name, f"{place} can be written, honours conditional writes, answers in {milliseconds:.0f} ms")
+        else:
+            text = f"{place} creates what is there already (If-None-Match is ignored): of two writers both would win; use another store"
+            yield Finding("problem", name, text)
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from windvane.check_approvers import check_approvers
 from windvane.config import CsvSource, FileWait, ModelConfig, ParquetSource, code_path, suite_path
 from windvane.errors import ConfigError, ModelCodeError
 from windvane.load_config import Reading, list_configs, read_config, read_target
@@ -44,8 +45,13 @@ def check_project(project: Path, *, environ: Mapping[str, str] = os.environ) -> 
     return problems
 
 
-def find_warnings(project: Path) -> list[str]:
-    """What is not wrong and may not be meant, one line each: files that are not there yet, templates that nobody filled in."""
+def find_warnings(project: Path, *, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What is not wrong and may not be meant, one line each: files that are not there yet, templates that nobody filled in, approvers
+    whom Airflow does not know.
+
+    Args:
+        environ: The environment that Airflow would have.
+    """
     warnings = []
     for model, reading in _read_all(project).items():
         path = _fixed_path(reading)
@@ -53,6 +59,9 @@ def find_warnings(project: Path) -> list[str]:
             warnings.append(f"{reading.where('data.source.path')}: data.source.path: no file matches '{path}' yet (relative to {project})")
         if is_template(code_path(project, model)):
             warnings.append(f"include/models/{model}.py: read() is still the template's; let it return rows before {model}__ingest runs")
+        if reading.config and reading.is_right("approval.approvers"):
+            where = reading.where("approval.approvers")
+            warnings += [f"{where}: approval.approvers: {told}" for told in check_approvers(reading.config, environ)]
     return warnings
 
 
@@ -155,7 +164,11 @@ def _check_ports(readings: Sequence[Reading], environ: Mapping[str, str]) -> Ite
     for name, (setting, default) in {"Airflow": AIRFLOW_PORT, "MLflow": MLFLOW_PORT}.items():
         with suppress(ConfigError):
             owners[asked_port(setting, environ) or default] = f"{name} ({setting})"
-    placed = [(reading, reading.config.deploy.port) for reading in readings if reading.config and reading.is_right("deploy.port")]
+    placed = [
+        (reading, reading.config.deploy.port)
+        for reading in readings
+        if reading.config and reading.is_right("deploy.port") and reading.config.deploy.target != "kubernetes"
+    ]
     free = next(port for port in range(FIRST_PORT, 65536) if port not in owners and port not in {taken for _, taken in placed})
     for reading, port in placed:
         where = reading.where("deploy.port")

@@ -95,8 +95,8 @@ def check_memory(rehearsal: Mapping[str, Any], config: ModelConfig) -> Check:
     peak = rehearsal.get("peak_rss_mb")
     if not isinstance(peak, int | float) or not math.isfinite(peak):
         return Check("memory", "inconclusive", "the rehearsal's memory is not known", {"peak_mb": None})
-    if config.deploy.target != "docker":
-        return Check("memory", "advance", f"{peak:.0f} MiB; target {config.deploy.target} has no limit", {"peak_mb": peak})
+    if config.deploy.target == "process":
+        return Check("memory", "advance", f"{peak:.0f} MiB; target process has no limit", {"peak_mb": peak})
     limit = int(config.deploy.limits.memory[:-1]) * _UNITS[config.deploy.limits.memory[-1]]
     figures = {"peak_mb": peak, "limit_mb": limit, "allowed_mb": MEMORY_SHARE * limit}
     reason = f"{peak:.0f} MiB, allowed are {MEMORY_SHARE * limit:.0f} MiB, which is {MEMORY_SHARE:.0%} of deploy.limits.memory"

@@ -11,7 +11,10 @@ from typer.core import TyperGroup
 
 from windvane.backtest_command import commands as backtest_command
 from windvane.errors import WindvaneError
+from windvane.manifests_command import commands as manifests_command
+from windvane.metrics_command import commands as metrics_command
 from windvane.print_results import AsJson, Model, print_json, print_table, say
+from windvane.reindex_command import commands as reindex_command
 from windvane.release_commands import commands as release_commands
 from windvane.settings import load_settings
 
@@ -32,6 +35,9 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, hel
 
 app.add_typer(release_commands)
 app.add_typer(backtest_command)
+app.add_typer(manifests_command)
+app.add_typer(reindex_command)
+app.add_typer(metrics_command)
 
 
 @app.command()

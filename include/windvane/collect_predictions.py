@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -17,9 +18,12 @@ from windvane.errors import DataError, StorageError
 from windvane.lake import Lake
 from windvane.scoring.encode_segment import COLUMNAR, INPUTS, SCHEMA
 from windvane.settings import Settings
+from windvane.shipped_requests import ShippedSegment, list_shipped
 from windvane.windows import Window
 
 log = logging.getLogger(__name__)
+
+Segment = Path | ShippedSegment
 
 _SUFFIXES = (".arrow", ".parquet")
 _SEGMENTS_PER_COMMIT = 500
@@ -50,13 +54,18 @@ def collect_predictions(config: ModelConfig, settings: Settings, lake: Lake) -> 
     return rows
 
 
-def list_segments(config: ModelConfig, settings: Settings) -> list[Path]:
-    """The closed segments that are not collected yet, oldest first."""
+def list_segments(config: ModelConfig, settings: Settings) -> list[Segment]:
+    """The closed segments that are not collected yet, oldest first: those of this host, and those that others moved into a store.
+
+    Raises:
+        StorageError: If the store does not answer.
+    """
     directory = settings.requests / config.model
-    return sorted(p for p in directory.glob("*") if p.suffix in _SUFFIXES and not p.name.startswith(".")) if directory.is_dir() else []
+    local = [p for p in directory.glob("*") if p.suffix in _SUFFIXES and not p.name.startswith(".")] if directory.is_dir() else []
+    return sorted([*local, *list_shipped(config.model)], key=lambda segment: segment.name)
 
 
-def read_segment(path: Path) -> pa.Table | None:
+def read_segment(path: Segment) -> pa.Table | None:
     """The rows of a segment with all columns of the log; None if it was collected meanwhile.
 
     Whoever reads segments reads them here: a file holds its rows in another form, older files in that of the log.
@@ -110,9 +119,9 @@ def join_outcomes(config: ModelConfig, lake: Lake, window: Window) -> pd.DataFra
     return scored.assign(label=scored[key].map(labels))[kept].reset_index(drop=True)
 
 
-def _batches(paths: list[Path]) -> Iterator[list[tuple[Path, pa.Table]]]:
+def _batches(paths: list[Segment]) -> Iterator[list[tuple[Segment, pa.Table]]]:
     """Readable segments in groups that fit into one commit and into memory."""
-    batch: list[tuple[Path, pa.Table]] = []
+    batch: list[tuple[Segment, pa.Table]] = []
     for path in paths:
         content = _read(path)
         if content is None:
@@ -125,13 +134,14 @@ def _batches(paths: list[Path]) -> Iterator[list[tuple[Path, pa.Table]]]:
         yield batch
 
 
-def _read(path: Path) -> pa.Table | None:
+def _read(path: Segment) -> pa.Table | None:
     """The rows of a segment; None if another task took it first, or it is damaged."""
     try:
         return read_segment(path)
     except DataError as exc:
         log.error("%s, kept as %s.damaged and not collected", exc, path.name)
-        path.replace(path.with_name(f"{path.name}.damaged"))
+        aside: Any = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
         return None
 
 
@@ -170,7 +180,7 @@ def _as_rows(batch: pa.RecordBatch, *, segment: str) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def _delete(path: Path) -> None:
+def _delete(path: Segment) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as exc:

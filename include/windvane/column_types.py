@@ -4,6 +4,7 @@ pandas turns whole numbers into fractions as soon as one is missing, and a colum
 frame becomes an Arrow table of a few wide types here, and is fitted to the types that a table already has.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 import pandas as pd
@@ -27,17 +28,25 @@ def to_arrow(frame: pd.DataFrame | pa.Table, *, where: str) -> pa.Table:
         where: What an error message calls the rows.
 
     Raises:
-        DataError: If a column occurs twice, has a name that is no text, or holds values of several or other types.
+        DataError: If a column occurs twice, has a name that is no text, or holds values of several or other types. Names that differ
+            in upper and lower case only are the same one: Delta tables do not tell them apart.
     """
     names = list(frame.columns) if isinstance(frame, pd.DataFrame) else frame.column_names
-    odd = [repr(name) for name in names if not isinstance(name, str) or not name]
+    odd = [ascii(name)[:80] for name in names if not _is_name(name)]
     if odd:
-        raise DataError(f"{where}: column names must be texts, got {', '.join(odd[:5])}; name every column")
-    twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"{where}: column names must be texts without NUL, got {', '.join(odd[:5])}; name every column")
+    times = Counter(name.lower() for name in names)
+    twice = [name for name in names if times[name.lower()] > 1]
     if twice:
-        raise DataError(f"{where}: columns occur more than once: {', '.join(twice[:5])}; rename or drop the doubles")
+        told = ", ".join(name[:80] for name in sorted(set(twice))[:5])
+        raise DataError(f"{where}: columns occur more than once: {told} (upper and lower case are the same); rename or drop the doubles")
     columns = [_arrow_column(frame, name, where=where) for name in names]
     return pa.table(columns, names=names)
+
+
+def _is_name(name: object) -> bool:
+    """Whether a table can have a column of this name; Arrow would cut it at a NUL."""
+    return isinstance(name, str) and name != "" and "\0" not in name and not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def _arrow_column(frame: pd.DataFrame | pa.Table, name: str, *, where: str) -> pa.ChunkedArray:

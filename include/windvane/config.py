@@ -49,7 +49,8 @@ def _duration(value: Any) -> timedelta:
     return parse_duration(value if isinstance(value, str) else repr(value))
 
 
-def _shortest(value: timedelta) -> str:
+def shortest_duration(value: timedelta) -> str:
+    """A time span as it is written in a config, such as 90d."""
     seconds = int(value.total_seconds())
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds % size == 0:
@@ -97,7 +98,7 @@ _CRON_NAMES = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearl
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
-    PlainSerializer(_shortest, return_type=str),
+    PlainSerializer(shortest_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": "^([0-9]+[wdhms])+$"}),
 ]
 Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date"})]
@@ -245,7 +246,7 @@ class Train(Section):
     @model_validator(mode="after")
     def _holdout_fits(self) -> "Train":
         if not timedelta(0) < self.holdout < self.window:
-            got, window = _shortest(self.holdout), _shortest(self.window)
+            got, window = shortest_duration(self.holdout), shortest_duration(self.window)
             raise FieldsClash(f"holdout must be longer than 0 and shorter than window ({window}), got {got}", "holdout", "window")
         return self
 
@@ -312,8 +313,15 @@ class Approval(Section):
     """A person's word before a challenger is deployed."""
 
     required: bool = Field(False, description="Whether a person must approve; default false.")
-    approvers: tuple[str, ...] = Field((), description="User ids that may answer; default: everybody who may edit the run.")
-    timeout: Duration = Field(timedelta(hours=24), description="No answer within this time never promotes; default 24h.")
+    approvers: tuple[Identifier, ...] = Field(
+        (),
+        description="Ids of the users who may answer, nobody else, also no admin: names with Airflow's simple users, numbers in quotes "
+        "with FAB (`airflow users list`); default: everybody who may edit the run.",
+    )
+    timeout: Duration = Field(timedelta(hours=24), description="How long to wait; no answer within it never promotes; default 24h.")
+
+
+DeployTarget = Literal["process", "docker", "kubernetes"]
 
 
 class Limits(Section):
@@ -328,13 +336,13 @@ class Rollout(Section):
 
     shadow: int = Field(500, ge=0, description="Newest logged rows replayed to candidate and champion before traffic moves; default 500.")
     steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
-        (10, 50, 100), description="Percent of traffic, rising to 100 (target docker); default [10, 50, 100]."
+        (10, 50, 100), description="Percent of traffic, rising to 100 (not process); default [10, 50, 100]."
     )
-    bake: Duration = Field(timedelta(seconds=30), description="How long each step is watched (target docker); default 30s.")
+    bake: Duration = Field(timedelta(seconds=30), description="How long each step is watched (not process); default 30s.")
     min_requests: int = Field(
         200,
         ge=0,
-        description="Requests that a step must see, replayed rows counted where live ones are fewer (target docker); default 200.",
+        description="Requests that a step must see, replayed rows counted where live ones are fewer (not process); default 200.",
     )
 
     @model_validator(mode="after")
@@ -347,13 +355,15 @@ class Rollout(Section):
 class Deploy(Section):
     """Where and how the champion serves."""
 
-    target: Literal["process", "docker"] = Field(
-        "process", description="Server process, or Docker containers behind HAProxy; default process."
+    target: DeployTarget = Field(
+        "process", description="Server process, Docker containers behind HAProxy, or Kubernetes behind a Gateway; default process."
     )
-    port: int = Field(8100, ge=1, le=65535, description="Port on 127.0.0.1 where the model answers; unique among the models; default 8100.")
+    port: int = Field(
+        8100, ge=1, le=65535, description="Port on 127.0.0.1 where the model answers (not kubernetes); unique among them; default 8100."
+    )
     rollout: Rollout = Field(default_factory=Rollout, description="How traffic moves to a new version.")
-    replicas: int = Field(1, ge=1, le=64, description="Containers per version (target docker); default 1.")
-    limits: Limits = Field(default_factory=Limits, description="Limits of one container (target docker).")
+    replicas: int = Field(1, ge=1, le=64, description="Containers per version (not process); default 1.")
+    limits: Limits = Field(default_factory=Limits, description="Limits of one container (not process).")
 
 
 class Monitor(Section):

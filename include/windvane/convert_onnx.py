@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -173,11 +174,22 @@ def convert_onnx(pipeline: Any, made: "pd.DataFrame", *, classifier: bool) -> by
     for opset in model.opset_import:
         # skl2onnx stops at 3; the tables of doubles came with 4, which changed nothing else that is used here
         opset.version = 4 if opset.domain == "ai.onnx.ml" else opset.version
+    _name_inputs(model.graph, [name for name, _ in inputs])
     _keep_output(model.graph, 1 if classifier else 0)
     if calibration is not None:
         add_recalibration(model.graph, calibration)
     data: bytes = model.SerializeToString()
     return data
+
+
+def _name_inputs(graph: Any, names: Sequence[str]) -> None:
+    """Give the inputs the names of their columns: skl2onnx makes `my_column` of `my column`."""
+    renamed = {item.name: name for item, name in zip(graph.input, names, strict=True)}
+    for item in graph.input:
+        item.name = renamed[item.name]
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
 
 
 def _keep_output(graph: Any, number: int) -> None:

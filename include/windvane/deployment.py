@@ -19,6 +19,7 @@ from windvane.errors import RehearsalFailed, RolloutFailed, StaleEpoch, Windvane
 from windvane.failpoints import failpoint
 from windvane.judge_rollout import Judgement
 from windvane.ledger import Action, Ledger, Release, settled_row
+from windvane.record_answer import is_answer
 from windvane.rehearse_candidate import rehearse_candidate
 from windvane.resolve_release import Plan, promoted_versions, read_verdict, resolve_release
 from windvane.settings import Settings
@@ -78,6 +79,10 @@ def open_target(config: ModelConfig, settings: Settings) -> Target:
         from windvane.docker_target import DockerTarget
 
         return DockerTarget(config, settings)
+    if config.deploy.target == "kubernetes":
+        from windvane.kubernetes_target import KubernetesTarget
+
+        return KubernetesTarget(config, settings)
     from windvane.process_target import ProcessTarget
 
     return ProcessTarget(config, settings)
@@ -238,15 +243,21 @@ def sync_alias(settings: Settings, model: str, version: int) -> None:
 
 
 def _own_rows(ledger: Ledger, plan: Plan) -> list[Release]:
-    """The rows since the plan was made, if all of them belong to it."""
+    """The rows of the plan, if nothing else was released since it was made."""
+    return _rows_since(ledger, plan)[0]
+
+
+def _rows_since(ledger: Ledger, plan: Plan) -> tuple[list[Release], int]:
+    """The rows of the plan and the epoch of the newest row; a person's refusal of another version overtakes no plan."""
     rows = [row for row in ledger.history(plan.model) if row.epoch > plan.epoch]
-    for row in rows:
+    own = [row for row in rows if not is_answer(row)]
+    for row in own:
         if row.evidence.get("plan") != plan.key:
             raise StaleEpoch(
                 f"release ledger: the plan for {plan.model} version {plan.version} was made at epoch {plan.epoch}; since then "
                 f"epoch {row.epoch} ({row.action} of version {row.version} by {row.actor}) came; this attempt is superseded"
             )
-    return rows
+    return own, rows[-1].epoch if rows else plan.epoch
 
 
 def _champion(settings: Settings, plan: Plan) -> Release | None:
@@ -285,17 +296,18 @@ def _first_evidence(evidence: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shift_row(ledger: Ledger, plan: Plan, shares: list[int], *, seconds: float, evidence: Mapping[str, Any]) -> Release:
     """The row of the step that is under way, or a new one for the first step."""
-    rows = _own_rows(ledger, plan)
+    rows, epoch = _rows_since(ledger, plan)
     last = rows[-1] if rows else None
     if last and last.action in ("shift", "promote", "rollback") and (last.until is None or last.until > datetime.now(UTC)):
         return last
     if last and last.action == "shift":
         last = _revert(ledger, last, actor=plan.actor, reason="the attempt before was cut off", evidence={"retryable": True})
+        epoch = last.epoch
     if last and not last.evidence.get("retryable"):
         raise RolloutFailed(
             f"{plan.model} version {plan.version} was tried and given up: {last.reason}; train again, or give its number to insist"
         )
-    return _append_shift(ledger, plan, last.epoch if last else plan.epoch, shares[0], seconds=seconds, evidence=evidence)
+    return _append_shift(ledger, plan, epoch, shares[0], seconds=seconds, evidence=evidence)
 
 
 def _append_shift(ledger: Ledger, plan: Plan, epoch: int, share: int, *, seconds: float, evidence: Mapping[str, Any]) -> Release:
@@ -358,7 +370,8 @@ def _revert(ledger: Ledger, shifted: Release, *, actor: str, reason: str, eviden
 def _refuse(settings: Settings, plan: Plan, error: RehearsalFailed) -> None:
     ledger = Ledger(settings.database)
     try:
-        if _own_rows(ledger, plan):
+        rows, epoch = _rows_since(ledger, plan)
+        if rows:
             return
         last = ledger.last(plan.model)
         if last and last.until:
@@ -366,7 +379,7 @@ def _refuse(settings: Settings, plan: Plan, error: RehearsalFailed) -> None:
             return
         ledger.append(
             plan.model,
-            expected_epoch=plan.epoch,
+            expected_epoch=epoch,
             action="refuse",
             version=plan.version,
             digest=plan.digest,
@@ -382,4 +395,5 @@ def _refuse(settings: Settings, plan: Plan, error: RehearsalFailed) -> None:
 
 
 def _evidence(plan: Plan, more: Mapping[str, Any]) -> dict[str, Any]:
-    return {**more, "plan": plan.key, "override": plan.override}
+    approved = {"approval": dict(plan.approval)} if plan.approval else {}
+    return {**more, "plan": plan.key, "override": plan.override, **approved}

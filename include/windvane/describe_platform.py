@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from windvane.check_health import check_health
+from windvane.endpoint_url import public_url
 from windvane.errors import ConfigError
 from windvane.ledger import Ledger
 from windvane.load_config import list_configs, load_config
@@ -72,7 +73,7 @@ def _serving(settings: Settings) -> tuple[Serving, ...]:
             found.append(Serving(path.stem, "?", "", exc.problems[0], ""))
             continue
         row = ledger.last(config.model)
-        endpoint = f"http://127.0.0.1:{config.deploy.port}/invocations"
+        endpoint = f"{public_url(config)}/invocations"
         if row is None or row.serving is None:
             found.append(Serving(config.model, "nothing", "", "no version was promoted yet", endpoint))
         else:

@@ -11,11 +11,13 @@ from typing import Any
 from windvane.bake_step import Counted
 from windvane.config import ModelConfig
 from windvane.connect_docker import docker_engine, labels_of
+from windvane.endpoint_url import endpoint_url
 from windvane.errors import BundleError, RolloutFailed, ServiceUnavailable, StaleEpoch
 from windvane.haproxy_control import Backend, HaproxyControl, write_config
 from windvane.ledger import Ledger, Release, settled_row
 from windvane.process_target import fetch_model, read_rehearsal
 from windvane.resolve_release import Plan
+from windvane.scrape_targets import write_scrape_targets
 from windvane.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,10 +40,8 @@ class DockerTarget:
         self._config = config
         self._settings = settings
         self._directory = proxy_directory(settings, config.model)
-
-    @property
-    def _url(self) -> str:
-        return f"http://127.0.0.1:{self._config.deploy.port}"
+        self._url = endpoint_url(config, settings)
+        self._shown = f"http://127.0.0.1:{config.deploy.port}/invocations"
 
     def prepare(self, plan: Plan) -> dict[str, Any]:
         """Build the image of the version, and see that the port is to be had."""
@@ -53,7 +53,7 @@ class DockerTarget:
         with docker_engine() as client:
             ScorerContainers(client, self._config, self._settings).check_port()
             image = ensure_image(client, self._settings, bundle, version=plan.version)
-        return {"image": image, "endpoint": f"{self._url}/invocations"}
+        return {"image": image, "endpoint": self._shown}
 
     def rehearse(self, plan: Plan, replay: Path | None = None) -> dict[str, Any]:
         """Score the golden rows, and replay rows, in a container like the one that would serve."""
@@ -79,7 +79,7 @@ class DockerTarget:
             except ServiceUnavailable as exc:
                 in_a_row, problem = 0, str(exc)
             if in_a_row >= _SURE * self._config.deploy.replicas:
-                return {"endpoint": f"{self._url}/invocations", "seconds": round(time.monotonic() - began, 3)}
+                return {"endpoint": self._shown, "seconds": round(time.monotonic() - began, 3)}
             time.sleep(_POLL_SECONDS / 10 if in_a_row else _POLL_SECONDS)
         raise RolloutFailed(f"{plan.model} version {plan.version}: {self._url} did not serve it within {_HEALTHY_SECONDS:.0f} s: {problem}")
 
@@ -157,7 +157,7 @@ class DockerTarget:
                     container, actions = containers.ensure_scorer(name, version, digests[version], fails_checks=name in failing)
                     done += actions
                     backends.append(Backend(name, containers.address_of(container), percent / 100 / len(names[version])))
-            write_config(self._directory / "conf", backends)
+            write_config(self._directory / "conf", backends, closed=bool(self._settings.network))
             done += containers.ensure_proxy(self._directory)
             control.wait_until_up()
             try:
@@ -175,6 +175,8 @@ class DockerTarget:
                 if name not in kept:
                     containers.remove(container)
                     done.append(f"{self._config.model}: removed the container {name}")
+            scorers = {version: names[version] for version in digests}
+            write_scrape_targets(self._settings, model, scorers=scorers, proxy=containers.proxy_name)
             return done
 
 

@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import pandas as pd
 
 from windvane.detect_drift import MAX_ROWS, ColumnDrift, Drift, unique_names
 from windvane.profile_rows import Kind, numbers_of, text_of
-from windvane.store_files import write_bytes
+from windvane.store_files import Place, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +51,9 @@ def draw_report(
     decision: str,
     reason: str,
     evidence: Sequence[str],
-    path: Path,
+    path: Place,
     seed: int,
-) -> Path:
+) -> Place:
     """Draw the report of a window as one HTML file and return its path.
 
     Args:
@@ -85,7 +84,14 @@ def draw_report(
             pair = _prepare(then[column], now[column], verdicts[name].kind)
             if len(pair[0]) and len(pair[1]):
                 pairs[name] = pair
-    page = _plot(pairs, [verdict for verdict in shown if verdict.column in pairs]) if pairs else _EMPTY_PAGE
+    page = _EMPTY_PAGE
+    if pairs:
+        try:
+            page = _plot(pairs, [verdict for verdict in shown if verdict.column in pairs])
+        except (ValueError, ArithmeticError) as exc:
+            # such as equal numbers so large that no histogram can tell them apart: the decision must not be lost with its picture
+            log.warning("report: Evidently cannot draw the columns: %s: %.200s", type(exc).__name__, exc)
+            head += f"<p class='windvane'>The columns could not be drawn: {_inert(type(exc).__name__)}.</p>"
     page = page.replace("<head>", f"<head>{_POLICY}{_STYLE}", 1)
     page = re.sub("<body[^>]*>", lambda tag: tag.group() + head, page, count=1)
     write_bytes(path, page.encode("utf-8", errors="replace"))

@@ -1,30 +1,34 @@
 """Decides whether a challenger may serve: every gate must pass, and what cannot be told never passes."""
 
+import functools
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from windvane.bundle import Bundle
-from windvane.compare_models import Comparison, align_classes, outcomes_of, paired_bootstrap, score_outcomes, scores_of
-from windvane.config import ModelConfig
+from windvane.compare_models import Comparison, align_classes, finite_or_none, outcomes_of, paired_bootstrap, score_outcomes, scores_of
+from windvane.config import ModelConfig, Slices
 from windvane.errors import BundleError, DataError, ModelCodeError
+from windvane.evaluate_model import METRICS
 from windvane.fit_baselines import fit_baselines
 from windvane.gate_calibration import judge_calibration
-from windvane.gate_fairness import judge_fairness
+from windvane.gate_fairness import find_disparities, judge_fairness
+from windvane.gate_slices import find_slices, judge_slices
 from windvane.lake import Lake
 from windvane.predictor import Predictions, Predictor, load_predictor
 from windvane.settings import Settings
 from windvane.snapshot import Snapshot, read_snapshot
-from windvane.verdict import Gate, Verdict, load_verdict, store_verdict
+from windvane.time_predictions import time_predictions
+from windvane.verdict import Disparity, Gate, Measured, Slice, Verdict, load_verdict, store_verdict
 
 log = logging.getLogger(__name__)
 
-_MOST_SLICES_NAMED = 5
+_MOST_SLICES = 50
 _ROUNDING = 1e-6
 
 
@@ -49,6 +53,28 @@ class Judged:
     champion_problem: str | None = None
     recalibrated: bool = False
 
+    @functools.cached_property
+    def slices(self) -> tuple[Slice, ...]:
+        """Both models on every slice that is large enough, the largest loss first."""
+        return find_slices(self.config, rows=self.rows, outcomes=self.outcomes, challenger=self.challenger, champion=self.champion)
+
+    def measure(self) -> tuple[Measured, ...]:
+        """The usual metrics of the task, of both models."""
+
+        def value(name: str, scores: np.ndarray | None) -> float | None:
+            return None if scores is None else finite_or_none(score_outcomes(name, self.outcomes, scores))
+
+        names = dict.fromkeys((self.config.metric, *METRICS[self.config.task]))
+        return tuple(Measured(name, value(name, self.challenger), value(name, self.champion)) for name in names)
+
+    def disparities(self) -> tuple[Disparity, ...]:
+        """How differently both models treat groups of people, where the config asks."""
+        rule, task = self.config.gates.fairness, self.config.task
+        if rule is None:
+            return ()
+        ours, theirs = self.challenger, self.champion
+        return find_disparities(rule, task=task, rows=self.rows, outcomes=self.outcomes, challenger=ours, champion=theirs)
+
 
 def gate_challenger(
     config: ModelConfig, settings: Settings, lake: Lake, snapshot: Snapshot, *, challenger: Bundle, champion: Bundle | None
@@ -70,10 +96,14 @@ def gate_challenger(
     predictions = predictor.predict(holdout)
     gates = [*_luck(challenger, champion), _size(config, challenger)]
     gates += judge_sanity(config, holdout[config.data.label], predictions, predictor.classes)
+    seen: dict[str, Any] = {}
     if all(gate.passed for gate in gates):
+        served = _ask_champion(champion, holdout)
         recalibrated = champion is not None and challenger.manifest.get("recalibrated_from") == champion.digest
-        judged, baselines = _score_all(config, predictor, predictions, champion, train=train, holdout=holdout, recalibrated=recalibrated)
+        judged, baselines = _score_all(config, predictor, predictions, served, train=train, holdout=holdout, recalibrated=recalibrated)
         gates += judge_quality(judged, baselines, first=champion is None)
+        seen = {"measured": judged.measure(), "slices": judged.slices[:_MOST_SLICES], "disparities": judged.disparities()}
+        seen["latency"] = _time(holdout, predictor, served.predictor)
     else:
         failed = ", ".join(gate.name for gate in gates if not gate.passed)
         gates.append(Gate("quality", False, f"The metric was not judged, because these gates failed: {failed}."))
@@ -84,6 +114,7 @@ def gate_challenger(
         champion=champion.digest if champion else None,
         metric=config.metric,
         rows=len(holdout),
+        **seen,
     )
     log.info("%s: the verdict is kept in %s", config.model, store_verdict(settings.bundles, verdict))
     return verdict
@@ -118,7 +149,7 @@ def judge_quality(judged: Judged, baselines: dict[str, np.ndarray], *, first: bo
         gates += [_baseline(judged, name, scores) for name, scores in baselines.items()]
     gates.append(_champion(judged, first=first))
     if judged.config.gates.slices:
-        gates.append(_slices(judged, first=first))
+        gates.append(_slices(judged, judged.config.gates.slices, first=first))
     if judged.config.gates.fairness:
         gates.append(_fairness(judged))
     if judged.config.gates.calibration:
@@ -150,7 +181,7 @@ def _score_all(
     config: ModelConfig,
     predictor: Predictor,
     predictions: Predictions,
-    champion: Bundle | None,
+    champion: "_Served",
     *,
     train: pd.DataFrame,
     holdout: pd.DataFrame,
@@ -159,7 +190,8 @@ def _score_all(
     # what a champion is worth against the baselines was asked when it became one, and a new calibration is the same model
     asked = config.gates.beat_baseline and not recalibrated
     found = fit_baselines(config, predictor.code, predictor.signature, train=train, holdout=holdout) if asked else {}
-    served, served_classes, problem = _ask_champion(champion, holdout)
+    served, problem = champion.predictions, champion.problem
+    served_classes = champion.predictor.classes if champion.predictor else None
     classes = _union(predictor.classes, served_classes) if config.is_classifier else None
     if served is not None and config.task == "binary_classification" and classes != list(predictor.classes or ()):
         served, problem = None, "it was trained on other classes"
@@ -184,15 +216,32 @@ def _score_all(
     return judged, {name: scores(given, own) for name, (given, own) in found.items()}
 
 
-def _ask_champion(champion: Bundle | None, holdout: pd.DataFrame) -> tuple[Predictions | None, Sequence[Any] | None, str | None]:
+class _Served(NamedTuple):
+    """The champion with its predictions of the holdout, or why there are none."""
+
+    predictor: Predictor | None = None
+    predictions: Predictions | None = None
+    problem: str | None = None
+
+
+def _ask_champion(champion: Bundle | None, holdout: pd.DataFrame) -> _Served:
     if champion is None:
-        return None, None, None
+        return _Served()
     try:
         predictor = load_predictor(champion)
-        return predictor.predict(holdout), predictor.classes, None
+        return _Served(predictor, predictor.predict(holdout))
     except (BundleError, DataError, ModelCodeError) as exc:
         log.warning("the champion %s cannot score the holdout: %s", champion.digest[:12], exc)
-        return None, None, str(exc)
+        return _Served(problem=str(exc))
+
+
+def _time(holdout: pd.DataFrame, challenger: Predictor, champion: Predictor | None) -> dict[str, float | None]:
+    try:
+        return time_predictions(holdout, challenger=challenger, champion=champion)
+    except (DataError, ModelCodeError) as exc:
+        # the rehearsal tells whether single rows can be served
+        log.warning("the latency is not known: a single row cannot be predicted: %s", exc)
+        return {}
 
 
 def _union(first: Sequence[Any] | None, second: Sequence[Any] | None) -> list[Any]:
@@ -319,45 +368,9 @@ def _calibration(judged: Judged) -> Gate:
     return judge_calibration(rules.calibration, outcomes=judged.outcomes, scores=judged.challenger, confidence=confidence, seed=seed)
 
 
-def _slices(judged: Judged, *, first: bool) -> Gate:
-    rule = judged.config.gates.slices
-    if rule is None or first:
+def _slices(judged: Judged, rule: Slices, *, first: bool) -> Gate:
+    if first:
         return Gate("slices", True, "Nothing serves yet: there is no champion to compare slices with.")
     if judged.champion is None:
         return Gate("slices", False, "The champion could not be compared.")
-    lost = [name for name in rule.columns if name not in judged.rows.columns]
-    if lost:
-        return Gate("slices", False, f"The data has no column {', '.join(lost)}; mend gates.slices.columns.")
-    counted, worst, bad = 0, 0.0, []
-    for column in rule.columns:
-        codes, values = pd.factorize(judged.rows[column], use_na_sentinel=False)
-        for code, value in enumerate(values):
-            members = codes == code
-            if members.sum() < rule.min_rows:
-                continue
-            drop, certain = _drop_on(judged, members)
-            if not math.isfinite(drop):
-                continue
-            counted, worst = counted + 1, max(worst, drop)
-            if drop > rule.max_drop and certain:
-                bad.append((drop, f"{column}={value!s:.40} loses {drop:.4f} on {int(members.sum())} rows"))
-    if not bad:
-        reason = f"{counted} slices of at least {rule.min_rows} rows: the largest loss against the champion is {worst:.4f}"
-        chance = ", which may be chance" if worst > rule.max_drop else ""
-        return Gate("slices", True, f"{reason}{chance}; {rule.max_drop:g} is allowed.", worst, rule.max_drop)
-    named = "; ".join(text for _, text in sorted(bad, reverse=True)[:_MOST_SLICES_NAMED])
-    return Gate("slices", False, f"{len(bad)} of {counted} slices lose more than {rule.max_drop:g}: {named}.", worst, rule.max_drop)
-
-
-def _drop_on(judged: Judged, members: np.ndarray) -> tuple[float, bool]:
-    """How much worse the challenger is on a slice, and whether that is more than chance."""
-    metric, outcomes = judged.config.metric, judged.outcomes[members]
-    if judged.champion is None:
-        return math.nan, False
-    ours, theirs = judged.challenger[members], judged.champion[members]
-    drop = score_outcomes(metric, outcomes, theirs) - score_outcomes(metric, outcomes, ours)
-    rule = judged.config.gates
-    if not math.isfinite(drop) or rule.slices is None or drop <= rule.slices.max_drop:
-        return drop, False
-    found = paired_bootstrap(metric, outcomes, ours, theirs, confidence=rule.versus_champion.confidence, seed=judged.config.train.seed)
-    return drop, not found.high >= 0
+    return judge_slices(rule, judged.slices, columns=judged.rows.columns)

@@ -2,12 +2,14 @@
 
 import math
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from windvane.compare_models import finite_or_none
 from windvane.config import Fairness
-from windvane.verdict import Gate
+from windvane.verdict import Disparity, Gate
 
 _NAME = "fairness"
 _RESAMPLES = 1000
@@ -41,16 +43,16 @@ def judge_fairness(
         confidence: One-sided.
         seed: Seed of the resampling.
     """
-    if task == "regression" or (task != "binary_classification" and rule.measure not in _ANY_CLASSES):
+    if not _is_defined(rule, task):
         allowed = "a classifier" if task == "regression" else f"a binary classification; of several classes judge {_ANY_CLASSES[0]}"
         return Gate(_NAME, False, f"{rule.measure} is defined for {allowed}.", math.nan, rule.at_most)
     lost = [name for name in rule.sensitive if name not in rows.columns]
     if lost:
         reason = f"The data has no column {', '.join(lost)}; mend gates.fairness.sensitive."
         return Gate(_NAME, False, reason, math.nan, rule.at_most)
-    if not len(outcomes) or not (np.isfinite(outcomes).all() and np.isfinite(scores).all()):
+    if not _are_finite(outcomes, scores):
         return Gate(_NAME, False, f"{rule.measure} is not defined on these {len(outcomes)} rows.", math.nan, rule.at_most)
-    predicted = (scores > 0.5).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+    predicted = _predicted(scores)
     found = [_judge_column(rule, name, rows[name], outcomes.astype(int), predicted, confidence, seed) for name in rule.sensitive]
     values = [value for _, value, _ in found]
     worst = max(values) if all(map(math.isfinite, values)) else math.nan
@@ -58,23 +60,80 @@ def judge_fairness(
     return Gate(_NAME, all(passed for passed, _, _ in found), f"{rule.measure}, at most {rule.at_most:g}: {told}.", worst, rule.at_most)
 
 
+def find_disparities(
+    rule: Fairness, *, task: str, rows: pd.DataFrame, outcomes: np.ndarray, challenger: np.ndarray, champion: np.ndarray | None
+) -> tuple[Disparity, ...]:
+    """The measure of both models for each sensitive column, on the groups that are large enough to be judged.
+
+    Args:
+        rule: `gates.fairness`.
+        task: The task of the config.
+        rows: n rows with the sensitive columns.
+        outcomes: Shape (n,), from `compare_models.outcomes_of`.
+        challenger: From `compare_models.scores_of`: shape (n,) or (n, k).
+        champion: The same; None when there is none.
+    """
+
+    def value(column: str, scores: np.ndarray | None) -> float | None:
+        if scores is None or column not in rows.columns or not _is_defined(rule, task) or not _are_finite(outcomes, scores):
+            return None
+        groups = _find_groups(rule, column, rows[column], outcomes)
+        if groups.problem:
+            return None
+        kept = groups.kept
+        return finite_or_none(_ask_fairlearn(rule.measure, groups.of_row[kept], outcomes[kept].astype(int), _predicted(scores)[kept]))
+
+    return tuple(Disparity(name, rule.measure, value(name, challenger), value(name, champion), rule.at_most) for name in rule.sensitive)
+
+
+class _Groups(NamedTuple):
+    """The groups of a column: the group of each row, how many there are, which are judged, which rows are in those, and why none are."""
+
+    of_row: np.ndarray
+    total: int
+    large: np.ndarray
+    kept: np.ndarray
+    problem: str
+
+
+def _find_groups(rule: Fairness, column: str, values: "pd.Series", outcomes: np.ndarray) -> _Groups:
+    of_row, names = pd.factorize(values, use_na_sentinel=False)
+    large = np.flatnonzero(np.bincount(of_row, minlength=len(names)) >= rule.min_rows)
+    kept = np.isin(of_row, large)
+    problem = ""
+    if len(large) < 2:
+        problem = f"{column} has {len(large)} groups of at least {rule.min_rows} rows, two are needed"
+    for outcome in _NEEDS.get(rule.measure, ()) if not problem else ():
+        counts = np.bincount(of_row[kept & (outcomes == outcome)], minlength=len(names))
+        empty = [str(names[group])[:40] for group in large.tolist() if not counts[group]]
+        if empty:
+            problem = f"{column}={empty[0]} has no row with the outcome {outcome}, so its rate is not defined"
+            break
+    return _Groups(of_row, len(names), large, kept, problem)
+
+
+def _is_defined(rule: Fairness, task: str) -> bool:
+    return task == "binary_classification" or (task != "regression" and rule.measure in _ANY_CLASSES)
+
+
+def _are_finite(outcomes: np.ndarray, scores: np.ndarray) -> bool:
+    return bool(len(outcomes)) and bool(np.isfinite(outcomes).all() and np.isfinite(scores).all())
+
+
+def _predicted(scores: np.ndarray) -> np.ndarray:
+    predicted: np.ndarray = (scores > 0.5).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+    return predicted
+
+
 def _judge_column(
     rule: Fairness, column: str, values: "pd.Series", outcomes: np.ndarray, predicted: np.ndarray, confidence: float, seed: int
 ) -> tuple[bool, float, str]:
     """Whether it is surely kept, the difference, and both in words."""
-    groups, names = pd.factorize(values, use_na_sentinel=False)
-    sizes = np.bincount(groups, minlength=len(names))
-    large = np.flatnonzero(sizes >= rule.min_rows)
-    few = len(names) - len(large)
+    groups, total, large, kept, problem = _find_groups(rule, column, values, outcomes)
+    if problem:
+        return False, math.nan, problem
+    few = total - len(large)
     left_out = f", {few} with fewer than {rule.min_rows} rows are not judged" if few else ""
-    if len(large) < 2:
-        return False, math.nan, f"{column} has {len(large)} groups of at least {rule.min_rows} rows, two are needed"
-    kept = np.isin(groups, large)
-    for outcome in _NEEDS.get(rule.measure, ()):
-        counts = np.bincount(groups[kept & (outcomes == outcome)], minlength=len(names))
-        empty = [str(names[group])[:40] for group in large.tolist() if not counts[group]]
-        if empty:
-            return False, math.nan, f"{column}={empty[0]} has no row with the outcome {outcome}, so its rate is not defined"
     value = _ask_fairlearn(rule.measure, groups[kept], outcomes[kept], predicted[kept])
     counts = _count(rule.measure, np.searchsorted(large, groups[kept]), outcomes[kept], predicted[kept])
     n = int(counts.sum())

@@ -21,6 +21,11 @@ CONFIG_NAME, SOCKET_NAME = "haproxy.cfg", "admin.sock"
 _TEMPLATE = REPOSITORY / "include" / "docker" / "haproxy" / CONFIG_NAME
 _CHECK = "check inter 500ms fall 3 rise 1"
 _FULL_WEIGHT = 256
+# the scorers themselves ask for a key where scores and descriptions are given
+_CLOSED = (
+    "http-request deny deny_status 403 unless { path /invocations /ping /health /ready /openapi.json /v2/health/live /v2/health/ready } "
+    "or { path_beg /v2/models/ }"
+)
 _ANSWER_SECONDS = 5
 _POLL_SECONDS = 0.1
 
@@ -65,10 +70,14 @@ class ServerState:
         return self.check.removeprefix("* ") in ("L7OK", "L7OKC") and not self.status.startswith(("MAINT", "DOWN"))
 
 
-def write_config(directory: Path, backends: Iterable[Backend]) -> bool:
-    """Write the configuration file for HAProxy's next start; True if it changed."""
+def write_config(directory: Path, backends: Iterable[Backend], *, closed: bool = False) -> bool:
+    """Write the configuration file for HAProxy's next start; True if it changed.
+
+    Args:
+        closed: Give clients scores and health only, and not what the service says of itself to whoever asks.
+    """
     lines = [f"    server {b.name} {b.address} {_CHECK} weight {b.weight}" for b in sorted(backends, key=lambda b: b.name)]
-    text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(servers="\n".join(lines))
+    text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(servers="\n".join(lines), closed=_CLOSED if closed else "")
     path = directory / CONFIG_NAME
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False

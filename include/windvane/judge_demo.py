@@ -6,6 +6,7 @@ import requests
 
 from windvane.call_local import local_session
 from windvane.config import ModelConfig
+from windvane.endpoint_url import endpoint_url
 from windvane.ledger import Ledger
 from windvane.register_model import get_alias
 from windvane.send_traffic import TrafficSender
@@ -36,10 +37,10 @@ def serving_version(ledger: Ledger, model: str) -> int | None:
     return row.serving if row else None
 
 
-def endpoint_version(config: ModelConfig) -> int | None:
+def endpoint_version(config: ModelConfig, settings: Settings) -> int | None:
     """The version that the endpoint says it serves; None when it serves none or does not answer."""
     try:
-        model = local_session().get(f"http://127.0.0.1:{config.deploy.port}/model", timeout=10).json()
+        model = local_session().get(f"{endpoint_url(config, settings)}/model", timeout=10).json()
         version = (model.get("serving") or {}).get("version")
         return int(version) if version is not None else None
     except (requests.RequestException, ValueError, AttributeError, TypeError):
@@ -53,7 +54,7 @@ def _disagreement(config: ModelConfig, settings: Settings, ledger: Ledger) -> li
         alias = get_alias(settings, config.model, "champion")
         found = {
             "ledger": serving_version(ledger, config.model),
-            "endpoint": endpoint_version(config),
+            "endpoint": endpoint_version(config, settings),
             "alias": alias[0] if alias else None,
         }
         if len(set(found.values())) == 1:

@@ -1,6 +1,6 @@
 """Reads `dags/configs/<model>.yaml` strictly and reports every problem of a file at once, with its line.
 
-The environment variable WINDVANE_TARGET (`process` or `docker`), when set, stands in for `deploy.target` of every config.
+The environment variable WINDVANE_TARGET (`process`, `docker` or `kubernetes`), when set, stands in for `deploy.target` of every config.
 """
 
 import difflib
@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from windvane.config import MODEL_PATTERN, SUITE_PATTERN, FieldsClash, ModelConfig, config_path
+from windvane.config import MODEL_PATTERN, SUITE_PATTERN, DeployTarget, FieldsClash, ModelConfig, config_path
 from windvane.errors import ConfigError
 
 _MAX_BYTES = 100_000
@@ -106,7 +106,7 @@ def read_config(path: Path, *, stand_ins: Mapping[str, Mapping[str, Any]] | None
     return reading
 
 
-def read_target(environ: Mapping[str, str] | None = None) -> Literal["process", "docker"] | None:
+def read_target(environ: Mapping[str, str] | None = None) -> DeployTarget | None:
     """The deploy target that WINDVANE_TARGET asks for; None when it asks for none.
 
     Raises:
@@ -115,15 +115,15 @@ def read_target(environ: Mapping[str, str] | None = None) -> Literal["process", 
     return check_target((os.environ if environ is None else environ).get("WINDVANE_TARGET"), "WINDVANE_TARGET")
 
 
-def check_target(target: str | None, setting: str) -> Literal["process", "docker"] | None:
+def check_target(target: str | None, setting: str) -> DeployTarget | None:
     """The deploy target that a setting names; None when it names none.
 
     Raises:
         ConfigError: If there is no such target.
     """
-    if target and target not in ("process", "docker"):
-        raise ConfigError([f"{setting}: got {target!r}, allowed is 'process' or 'docker'; set one of them or leave it out"])
-    return cast(Literal["process", "docker"], target) if target else None
+    if target and target not in get_args(DeployTarget):
+        raise ConfigError([f"{setting}: got {target!r}, allowed are {', '.join(get_args(DeployTarget))}; set one of them or leave it out"])
+    return cast(DeployTarget, target) if target else None
 
 
 def load_model_config(project: Path, model: str) -> ModelConfig:
@@ -144,7 +144,7 @@ def list_configs(project: Path) -> list[Path]:
     return sorted((project / "dags" / "configs").glob("*.yaml"))
 
 
-def _with_target(config: ModelConfig, target: Literal["process", "docker"] | None) -> ModelConfig:
+def _with_target(config: ModelConfig, target: DeployTarget | None) -> ModelConfig:
     """The config with another deploy target."""
     if target is None or target == config.deploy.target:
         return config

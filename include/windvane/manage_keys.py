@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from windvane.bundle import write_atomically
 from windvane.errors import ConfigError, StorageError
 from windvane.settings import Settings
+from windvane.store_files import write_bytes
 
 MAX_KEYS = 2
 _PREFIX = "wv_"
@@ -123,5 +123,5 @@ def _locked(settings: Settings, model: str) -> Iterator[Path]:
 
 
 def _write(path: Path, keys: Sequence[Key]) -> None:
-    write_atomically(path, json.dumps({"keys": [asdict(key) for key in keys]}, indent=1).encode())
+    write_bytes(path, json.dumps({"keys": [asdict(key) for key in keys]}, indent=1).encode())
     path.chmod(0o644)

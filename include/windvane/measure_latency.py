@@ -14,11 +14,13 @@ class Latency:
     """How long requests took.
 
     Attributes:
+        p50_ms: Their median.
         p99_ms: Their 99th percentile.
         p99_low_ms: Lower end of its one-sided 95 % confidence interval: a slower 99th percentile is more than a few unlucky requests.
         mean_ms: Their mean.
     """
 
+    p50_ms: float
     p99_ms: float
     p99_low_ms: float
     mean_ms: float
@@ -35,6 +37,7 @@ def measure_latency(milliseconds: Sequence[float]) -> Latency | None:
     if not len(times):
         return None
     return Latency(
+        p50_ms=round(float(np.median(times)), 3),
         p99_ms=round(float(np.percentile(times, 100 * _QUANTILE)), 3),
         p99_low_ms=round(float(times[max(0, len(times) - _beyond(len(times)))]), 3),
         mean_ms=round(float(times.mean()), 3),

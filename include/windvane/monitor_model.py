@@ -1,17 +1,18 @@
 """Watches a served model over one window of data time: collects, checks, compares, measures, decides and remembers."""
 
+import contextlib
 import functools
 import json
 import logging
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from windvane.bundle import open_bundle, read_reference
+from windvane.catalog import Catalog
 from windvane.check_inputs import conform_each, parse_served_inputs
 from windvane.collect_predictions import collect_predictions, join_outcomes
 from windvane.config import ModelConfig
@@ -28,7 +29,7 @@ from windvane.predictor import load_predictor
 from windvane.release_window import is_released, unreleased_windows
 from windvane.settings import Settings
 from windvane.snapshot import labels_of
-from windvane.store_files import write_bytes
+from windvane.store_files import Place, write_bytes
 from windvane.watch_window import Budget, Observed, watch_window
 from windvane.watched_champion import Champion
 from windvane.windows import Window
@@ -56,7 +57,7 @@ class MonitorResult:
     reason: str
     alert: str
     evidence: Evidence
-    report_path: Path | None
+    report_path: Place | None
     window: Window
 
     def as_json(self) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def _past(config: ModelConfig, lake: Lake, window: Window) -> list[Past]:
 
 def _draw(
     config: ModelConfig, settings: Settings, champion: Champion | None, seen: Observed, evidence: Evidence, decision: str, reason: str
-) -> Path | None:
+) -> Place | None:
     if champion is None or evidence.drift is None or seen.rows.empty:
         return None
     inputs = [column for column in champion.inputs if column in seen.rows.columns]
@@ -265,3 +266,5 @@ def _remember(config: ModelConfig, settings: Settings, lake: Lake, result: Monit
     path = settings.reports / config.model / result.window.key / "decision.json"
     write_bytes(path, json.dumps(result.as_json(), indent=1, allow_nan=False).encode())
     lake.replace_rows(config.model, "decisions", row, key="window_key", values=[result.window.key])
+    with contextlib.closing(Catalog(settings.database)) as catalog:
+        catalog.record_window(config.model, result)

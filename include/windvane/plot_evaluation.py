@@ -1,18 +1,21 @@
 """Draws what the evaluation found as small PNG files."""
 
+import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from windvane.store_files import Place, write_bytes
 
 _MOST_BARS = 20
 _BINS = 10
 
 
 def plot_evaluation(
-    directory: Path, *, task: str, outcomes: np.ndarray, scores: np.ndarray, classes: Sequence[Any] | None, importance: Mapping[str, float]
-) -> list[Path]:
+    directory: Place, *, task: str, outcomes: np.ndarray, scores: np.ndarray, classes: Sequence[Any] | None, importance: Mapping[str, float]
+) -> list[Place]:
     """Draw the plots of the task into the directory and return their paths.
 
     Args:
@@ -21,7 +24,6 @@ def plot_evaluation(
         classes: Labels of a classifier.
         importance: Input column to the loss of the metric when it is shuffled.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     plots: dict[str, Callable[[Any], None]] = {}
     if task == "regression":
         plots["predicted_against_actual"] = lambda axes: _actual(axes, outcomes, scores)
@@ -40,7 +42,7 @@ def plot_evaluation(
     return [_draw(directory / f"{name}.png", draw) for name, draw in plots.items()]
 
 
-def _draw(path: Path, draw: Callable[[Any], None]) -> Path:
+def _draw(path: Place, draw: Callable[[Any], None]) -> Place:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,8 +50,13 @@ def _draw(path: Path, draw: Callable[[Any], None]) -> Path:
     figure = Figure(figsize=(4.5, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure.add_subplot())
-    # the file must not say when it was drawn
-    figure.savefig(path, dpi=80, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # a name may have letters or scripts that the font lacks: they become boxes
+        warnings.simplefilter("ignore", UserWarning)
+        picture = io.BytesIO()
+        # the file must not say when it was drawn
+        figure.savefig(picture, dpi=80, format="png", metadata={"Software": None})
+    write_bytes(path, picture.getvalue())
     return path
 
 
@@ -98,7 +105,9 @@ def _actual(axes: Any, outcomes: np.ndarray, scores: np.ndarray) -> None:
 
 def _importance(axes: Any, importance: Mapping[str, float]) -> None:
     shown = list(importance.items())[:_MOST_BARS][::-1]
-    axes.barh([_short(name) for name, _ in shown], [drop for _, drop in shown])
+    # by place: two long names may be short for the same
+    axes.barh(range(len(shown)), [drop for _, drop in shown])
+    axes.set_yticks(range(len(shown)), [_short(name) for name, _ in shown])
     axes.set_title("Loss of the metric when shuffled")
 
 
@@ -111,5 +120,5 @@ def _finish(axes: Any, curves: Sequence[Any], title: str, x: str, y: str) -> Non
 
 
 def _short(text: str) -> str:
-    # a dollar would start TeX
-    return text.replace("$", "\\$")[:30]
+    # a dollar would start TeX, an underscore in front would hide a line from the legend
+    return "".join(c if c.isprintable() else " " for c in text)[:30].replace("$", "\\$").lstrip("_") or "(empty)"

@@ -9,7 +9,7 @@ import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from windvane.errors import ConfigError
@@ -141,11 +141,7 @@ def platform_environment(settings: Settings, keys: Secrets, *, airflow_port: int
     return {
         **_ALWAYS,
         "AIRFLOW_HOME": str(REPOSITORY),
-        "WINDVANE_PROJECT": str(settings.project),
-        "WINDVANE_VAR": str(var),
-        "WINDVANE_LAKE": settings.lake,
-        "WINDVANE_DB": settings.database,
-        "WINDVANE_BUNDLES": str(settings.bundles),
+        **settings.as_environment(),
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow_port}",
         "AIRFLOW__CORE__DAGS_FOLDER": str(settings.project / "dags"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{airflow}/execution/",
@@ -197,7 +193,9 @@ esac
 def fingerprint(settings: Settings, *, environ: Mapping[str, str] = os.environ) -> str:
     """Digest of what running processes read only once: the platform's code, its settings and the environment that is for it."""
     digest = hashlib.sha256()
-    for value in (settings.project, settings.lake, settings.database, settings.bundles, environ.get("WINDVANE_TARGET", "")):
+    # where MLflow is becomes known only when it is started
+    places = replace(settings, mlflow_uri="").as_environment().values()
+    for value in (*places, environ.get("WINDVANE_TARGET", "")):
         digest.update(f"{value}\0".encode())
     code = [path for part in ("include/windvane", "plugins", "config") for path in (REPOSITORY / part).rglob("*.py")]
     for path in sorted([*code, REPOSITORY / "airflow.cfg", REPOSITORY / "requirements.txt"]):

@@ -119,15 +119,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     """The environment of a process that works for this installation."""
     # without byte code every start would compile the stack again
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return inherited | {
-        "WINDVANE_PROJECT": str(settings.project),
-        "WINDVANE_VAR": str(settings.var),
-        "WINDVANE_LAKE": settings.lake,
-        "WINDVANE_DB": settings.database,
-        "WINDVANE_BUNDLES": str(settings.bundles),
-        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
-        "OMP_NUM_THREADS": "1",
-    }
+    return inherited | settings.as_environment() | {"OMP_NUM_THREADS": "1"}
 
 
 def fetch_model(url: str, *, timeout_seconds: float = 2) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from windvane.collect_predictions import list_segments, read_segment
+from windvane.collect_predictions import Segment, list_segments, read_segment
 from windvane.config import ModelConfig
 from windvane.errors import DataError, StorageError
 from windvane.lake import Lake
@@ -63,7 +63,7 @@ class TrafficReader:
 
         The log has only rows that were answered: errors and refused requests are counted by what stands in front of the service.
         """
-        for path in list_segments(self._config, self._settings):
+        for path in self._segments():
             if path.stem in self._seen:
                 continue
             # a segment is named by the moment of its writing, after that of its rows
@@ -79,6 +79,14 @@ class TrafficReader:
         newest = list(self._versions[version].newest) if version in self._versions else []
         features, scores = [text for text, _ in newest], [score for _, score in newest]
         return ReplayRows(features, [None] * len(features), logged=len(features), held_out=0), scores
+
+    def _segments(self) -> list[Segment]:
+        try:
+            return list_segments(self._config, self._settings)
+        except StorageError as exc:
+            # a store that is away for a moment is no reason to end a rollout
+            log.warning("%s; its rows do not count yet", exc)
+            return []
 
     def _read_file(self, path: Any) -> None:
         try:
@@ -150,6 +158,7 @@ def _figures(found: _Version) -> LiveFigures:
         p99_ms=latency.p99_ms if latency else None,
         p99_low_ms=latency.p99_low_ms if latency else None,
         timed=len(found.milliseconds),
+        p50_ms=latency.p50_ms if latency else None,
     )
 
 

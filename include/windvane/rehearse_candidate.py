@@ -46,7 +46,7 @@ def rehearse_candidate(
         ServiceUnavailable: If the rehearsal could not be run.
     """
     candidate = open_bundle(settings.bundles, plan.digest)
-    with tempfile.TemporaryDirectory(prefix="replay-", dir=_staging(settings)) as folder:
+    with tempfile.TemporaryDirectory(prefix="replay-", dir=_scratch(settings)) as folder:
         # the user of a container reads the file by its mount only
         path = Path(folder) / "rows.arrow"
         replay = gather_replay(
@@ -99,6 +99,6 @@ def _bundle_of(settings: Settings, champion: Release | None) -> "Bundle | None":
         return None
 
 
-def _staging(settings: Settings) -> Path:
-    settings.staging.mkdir(parents=True, exist_ok=True)
-    return settings.staging
+def _scratch(settings: Settings) -> Path:
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    return settings.scratch

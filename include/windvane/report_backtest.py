@@ -3,12 +3,13 @@
 import base64
 import html
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from windvane.plot_backtest import plot_backtest
-from windvane.store_files import write_bytes
+from windvane.store_files import Place, write_bytes
 
 COLUMNS = ("mean_loss", "mean_metric", "trainings", "promotions", "alarms", "regret_to_oracle", "seconds")
 _STYLE = (
@@ -18,7 +19,9 @@ _STYLE = (
 )
 
 
-def report_backtest(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, Any]], *, directory: Path, title: str) -> Path:
+def report_backtest(
+    records: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, Any]], *, directory: Place, title: str
+) -> Place:
     """Write `backtest.jsonl`, `backtest.png` and `backtest.html`.
 
     Args:
@@ -35,8 +38,10 @@ def report_backtest(records: Sequence[Mapping[str, Any]], summary: Mapping[str, 
     """
     lines = [json.dumps(record, allow_nan=False) for record in [*records, {"summary": summary}]]
     write_bytes(directory / "backtest.jsonl", "\n".join(lines).encode())
-    picture = plot_backtest([dict(record) for record in records], directory / "backtest.png", title=title)
-    write_bytes(directory / "backtest.html", _page(records, summary, picture.read_bytes(), title=title).encode())
+    with tempfile.TemporaryDirectory(prefix="windvane-") as folder:
+        picture = plot_backtest([dict(record) for record in records], Path(folder) / "backtest.png", title=title).read_bytes()
+    write_bytes(directory / "backtest.png", picture)
+    write_bytes(directory / "backtest.html", _page(records, summary, picture, title=title).encode())
     return directory / "backtest.html"
 
 

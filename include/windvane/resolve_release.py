@@ -3,8 +3,8 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 from windvane.config import ModelConfig
 from windvane.errors import BundleError, ConfigError, StaleEpoch
@@ -28,6 +28,7 @@ class Plan:
         actor: Who asked for it.
         override: Whether a person chose a version whose gates did not pass.
         serves: Whether the version serves already, so that nothing is left to do.
+        approval: Who approved it, when and why; None where nobody had to.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Plan:
     actor: str
     override: bool = False
     serves: bool = False
+    approval: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @property
     def key(self) -> str:
@@ -55,11 +57,21 @@ class Plan:
         return cls(**value)
 
 
-def resolve_release(config: ModelConfig, settings: Settings, requested: int | str | None, *, actor: str = "windvane") -> Plan:
+class Candidate(NamedTuple):
+    """A version that is known to be meant, such as the one that a person approved: nobody else is asked for it."""
+
+    version: int
+    digest: str
+
+
+def resolve_release(
+    config: ModelConfig, settings: Settings, requested: int | str | None, *, candidate: Candidate | None = None, actor: str = "windvane"
+) -> Plan:
     """Find the version to deploy; a rollback ends the rollout that is under way, if there is one.
 
     Args:
         requested: A version number, `previous` for a rollback, or None for the challenger that passed its gates.
+        candidate: The version and bundle that this is about unless it is a rollback; None: MLflow says which.
         actor: Who asks.
 
     Raises:
@@ -71,7 +83,7 @@ def resolve_release(config: ModelConfig, settings: Settings, requested: int | st
     """
     ledger = Ledger(settings.database)
     try:
-        plan = _resolve(ledger, config.model, settings, _parse(requested), actor=actor)
+        plan = _resolve(ledger, config.model, settings, _parse(requested), candidate, actor=actor)
         if plan.rollback:
             return _end_rollout(ledger, plan)
         if ledger.is_frozen(config.model) and not plan.serves:
@@ -79,6 +91,22 @@ def resolve_release(config: ModelConfig, settings: Settings, requested: int | st
                 f"{config.model} is frozen: version {plan.version} is not deployed; run `windvane unfreeze {config.model}`, or roll back"
             )
         return plan
+    finally:
+        ledger.close()
+
+
+def is_rollback(settings: Settings, model: str, requested: int | str | None) -> bool:
+    """Whether what is asked for served before; changes nothing.
+
+    Raises:
+        ConfigError: If it is neither a number nor `previous` nor nothing.
+    """
+    wanted = _parse(requested)
+    if not isinstance(wanted, int):
+        return wanted == "previous"
+    ledger = Ledger(settings.database)
+    try:
+        return _served_before(ledger.history(model), wanted) is not None
     finally:
         ledger.close()
 
@@ -116,7 +144,9 @@ def _parse(requested: int | str | None) -> int | str | None:
     raise ConfigError([f"params: version: got {requested!r}, allowed is a version number, 'previous', or nothing for the challenger"])
 
 
-def _resolve(ledger: Ledger, model: str, settings: Settings, requested: int | str | None, *, actor: str) -> Plan:
+def _resolve(
+    ledger: Ledger, model: str, settings: Settings, requested: int | str | None, candidate: Candidate | None, *, actor: str
+) -> Plan:
     history = ledger.history(model)
     last = history[-1] if history else None
     if requested == "previous":
@@ -124,7 +154,7 @@ def _resolve(ledger: Ledger, model: str, settings: Settings, requested: int | st
     if isinstance(requested, int) and (served := _served_before(history, requested)):
         _check_rollback(history, settings, served)
         return _plan(last, served.version, served.digest, rollback=True, reason=f"version {requested} was asked for", actor=actor)
-    version, digest = _registered(settings, model, requested)
+    version, digest = candidate or _registered(settings, model, requested)
     verdict = read_verdict(settings, digest)
     passed = bool(verdict and verdict.get("passed") is True)
     if last and _settled(last) and last.serving is not None and ledger.digest_of(model, last.serving) == digest:
@@ -134,7 +164,7 @@ def _resolve(ledger: Ledger, model: str, settings: Settings, requested: int | st
             f"{model} version {version} (bundle {digest[:12]}) has no passed verdict, so it is not deployed; "
             "see the gate task of its training, or give its number as param 'version' to override"
         )
-    _check_bundle(settings, digest)
+    _check_bundle(settings, digest, of=model)
     reason = f"version {version} was asked for" if requested else f"challenger version {version} passed its gates"
     if not passed:
         reason += f"; {_why_not(verdict)}"
@@ -266,10 +296,12 @@ def _served_before(history: list[Release], version: int) -> Release | None:
     return next((row for row in reversed(history) if row.version == version and row.action in ("promote", "rollback")), None)
 
 
-def _check_bundle(settings: Settings, digest: str) -> None:
+def _check_bundle(settings: Settings, digest: str, *, of: str | None = None) -> None:
     from windvane.bundle import open_bundle
 
-    open_bundle(settings.bundles, digest)
+    found = open_bundle(settings.bundles, digest).manifest["model"]
+    if of is not None and found != of:
+        raise BundleError(f"bundle {digest[:12]} is of the model {found}, not of {of}; nothing is deployed")
 
 
 def _registered(settings: Settings, model: str, version: int | str | None) -> tuple[int, str]:

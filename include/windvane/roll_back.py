@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from windvane.config import ModelConfig
 from windvane.deployment import open_target, package, promote, rehearse, resolve_release, roll_out
+from windvane.endpoint_url import endpoint_url, public_url
 from windvane.errors import ConfigError, RolloutFailed, ServiceUnavailable, StaleEpoch
 from windvane.ledger import Ledger, Release
 from windvane.process_target import fetch_model
@@ -58,7 +59,7 @@ def roll_back(
     release = promote(config, settings, plan, evidence={})
     say(f"ledger epoch {release.epoch}: {release.action} of version {release.version}")
     _wait_until_served(config, settings, plan)
-    say(f"http://127.0.0.1:{config.deploy.port}/invocations serves version {plan.version}")
+    say(f"{public_url(config)}/invocations serves version {plan.version}")
     return release
 
 
@@ -80,7 +81,11 @@ def _check_served(settings: Settings, model: str, to: int | None) -> None:
 
 def _wait_until_served(config: ModelConfig, settings: Settings, plan: Plan) -> None:
     """Ask the endpoint until several answers in a row come from the version, after one more push if need be."""
-    url, give_up = f"http://127.0.0.1:{config.deploy.port}", time.monotonic() + _SERVES_SECONDS
+    if config.deploy.target == "kubernetes":
+        # the gateway's host name may mean nothing here; the target asks the cluster
+        open_target(config, settings).observe(plan)
+        return
+    url, give_up = endpoint_url(config, settings), time.monotonic() + _SERVES_SECONDS
     in_a_row, problem = 0, ""
     while in_a_row < _IN_A_ROW * config.deploy.replicas:
         try:

@@ -41,6 +41,7 @@ class LiveFigures:
         p99_ms: 99th percentile of the time that it took; None if it was not measured.
         p99_low_ms: The lower end of its confidence interval; None if it was not measured.
         timed: Requests whose time is known; None if it is all of them.
+        p50_ms: Median of the time that it took; None if it was not measured.
     """
 
     requests: int
@@ -50,6 +51,7 @@ class LiveFigures:
     p99_ms: float | None
     p99_low_ms: float | None = None
     timed: int | None = None
+    p50_ms: float | None = None
 
     @classmethod
     def none(cls) -> "LiveFigures":

@@ -16,15 +16,14 @@ import pandas as pd
 from windvane.airflow_client import AirflowClient
 from windvane.config import ModelConfig, code_path
 from windvane.decision_evidence import TRAININGS
+from windvane.endpoint_url import endpoint_url
 from windvane.errors import ConfigError, WindvaneError
 from windvane.judge_demo import endpoint_version, judge_demo, serving_version
 from windvane.lake import Lake
 from windvane.ledger import Ledger
 from windvane.load_config import check_target, load_model_config, read_target
 from windvane.model_code import load_model_code
-from windvane.prepare_platform import load_secrets
-from windvane.record_platform import Platform, of_platform
-from windvane.run_platform import start_platform
+from windvane.reach_platform import USER, Reached, borrowed_key, reach_platform
 from windvane.send_traffic import TrafficSender
 from windvane.settings import Settings, load_settings
 from windvane.show_progress import Progress, draw_picture
@@ -65,19 +64,20 @@ def run_demo(*, until: str, target: str | None = None) -> int:
     read_target()
     settings = load_settings()
     story: _Story | None = None
-    with Progress(lambda: draw_picture(story.step, story.watcher.unfinished(), story.traffic) if story else "") as progress:
+    with (
+        borrowed_key(settings, MODEL) as key,
+        Progress(lambda: draw_picture(story.step, story.watcher.unfinished(), story.traffic) if story else "") as progress,
+    ):
         try:
-            progress.say("Starting the platform")
-            platform = start_platform(settings, say=progress.say)
-            settings = of_platform(settings)
-            story = _open_story(settings, platform, progress.say)
+            platform, settings = reach_platform(settings, say=progress.say)
+            story = _open_story(settings, platform, key, progress.say)
             story.run(months)
         except KeyboardInterrupt:
-            progress.say("Stopped. The platform stays up: `make demo` goes on from here, `make down` stops it")
+            progress.say("Stopped. The platform stays up: the same command goes on from here")
             return 130
         except WindvaneError as exc:
             progress.say(f"The demo failed: {exc}", style="red")
-            progress.say("The platform stays up if it was: `make status` tells, `make demo` goes on from here, `make down` stops it")
+            progress.say("The platform stays up if it was: the same command goes on from here")
             return 1
         finally:
             if story:
@@ -87,15 +87,15 @@ def run_demo(*, until: str, target: str | None = None) -> int:
     return 1 if problems else 0
 
 
-def _open_story(settings: Settings, platform: Platform, say: Callable[[str], None]) -> "_Story":
+def _open_story(settings: Settings, platform: Reached, key: str, say: Callable[[str], None]) -> "_Story":
     config = load_model_config(settings.project, MODEL)
-    client = AirflowClient(platform.airflow_url, user="admin", password=load_secrets(settings.var).passwords["admin"])
+    client = AirflowClient(platform.airflow, user=USER, password=platform.password, page=platform.airflow_url)
     return _Story(
         settings=settings,
         config=config,
         client=client,
         watcher=RunWatcher(client, MODEL, say=say),
-        traffic=TrafficSender(f"http://127.0.0.1:{config.deploy.port}/invocations"),
+        traffic=TrafficSender(f"{endpoint_url(config, settings)}/invocations", key=key),
         say=say,
     )
 
@@ -260,9 +260,9 @@ class _Story:
 
     def _wait_for_endpoint(self) -> None:
         give_up = time.monotonic() + _ENDPOINT_SECONDS
-        while (serving := serving_version(self.ledger, MODEL)) is None or endpoint_version(self.config) != serving:
+        while (serving := serving_version(self.ledger, MODEL)) is None or endpoint_version(self.config, self.settings) != serving:
             if time.monotonic() > give_up:
-                raise DemoFailed(f"the endpoint serves {endpoint_version(self.config)}, the ledger says {serving}")
+                raise DemoFailed(f"the endpoint serves {endpoint_version(self.config, self.settings)}, the ledger says {serving}")
             time.sleep(0.2)
 
     def _send_enough(self, month: Window) -> None:

@@ -62,7 +62,8 @@ def stop_platform(settings: Settings) -> int:
     """
     platform = read_platform(settings.var)
     if platform is None:
-        return 0
+        # the platform is Compose's to stop, the models are not
+        return _stop_containers(settings) if settings.network else 0
     with _only_one(settings.var):
         # the reconciler first: it would start again what is stopped after it
         stopped = stop_processes(process for process in platform.processes if process.name == "reconciler")
@@ -188,7 +189,8 @@ def _wait_until_healthy(settings: Settings, platform: Platform, *, say: Say) -> 
 def _make_directories(settings: Settings) -> None:
     try:
         for path in (settings.var, settings.var / "logs", settings.var / "mlflow" / "artifacts", settings.bundles, settings.reports):
-            path.mkdir(parents=True, exist_ok=True)
+            if isinstance(path, Path):
+                path.mkdir(parents=True, exist_ok=True)
         settings.var.chmod(0o700)
         # its default journal makes readers and writers wait for each other; the mode stays with the file
         connection = sqlite3.connect(settings.var / "mlflow" / "mlflow.db", timeout=10)

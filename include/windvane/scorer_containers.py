@@ -12,6 +12,7 @@ from windvane.build_image import ensure_image
 from windvane.bundle import open_bundle
 from windvane.config import ModelConfig
 from windvane.connect_docker import labels_of, project_of
+from windvane.endpoint_url import endpoint_name
 from windvane.errors import RehearsalFailed, RolloutFailed, ServiceUnavailable
 from windvane.manage_keys import keys_path
 from windvane.resolve_release import Plan
@@ -75,6 +76,7 @@ class ScorerContainers:
             name=name,
             labels=self._labels("scorer", version=str(version), digest=digest),
             network=self._network().name,
+            environment={"WINDVANE_KEYS": "required"} if self._settings.network else {},
             volumes={
                 str(self._request_directory()): {"bind": f"/var/windvane/requests/{self._config.model}", "mode": "rw"},
                 str(self._key_directory()): {"bind": f"/var/windvane/keys/{self._config.model}", "mode": "ro"},
@@ -89,6 +91,7 @@ class ScorerContainers:
             },
             **self._hardening(),
         )
+        self._join_platform(made)
         made.start()
         return self._again(made), [f"{self._config.model}: started the container {name}{why}"]
 
@@ -104,15 +107,20 @@ class ScorerContainers:
             raise RolloutFailed(f"container {container.name} ended: {self.last_words(container)}")
         return f"{address}:{PORT}"
 
+    @property
+    def proxy_name(self) -> str:
+        """The name of the model's HAProxy."""
+        return f"{self._prefix}-{self._config.model}-proxy"
+
     def ensure_proxy(self, directory: Path) -> list[str]:
         """Run HAProxy with the configuration in `directory/conf` and its socket in `directory/run`; return what was done.
 
         Raises:
             ServiceUnavailable: If the port is taken or the image cannot be had.
         """
-        port, name = self._config.deploy.port, f"{self._prefix}-{self._config.model}-proxy"
+        port, name = self._config.deploy.port, self.proxy_name
         template = (REPOSITORY / "include" / "docker" / "haproxy" / "haproxy.cfg").read_bytes()
-        spec = hashlib.sha256(json.dumps([port, PROXY_IMAGE, str(directory)]).encode() + template).hexdigest()[:12]
+        spec = hashlib.sha256(json.dumps([port, PROXY_IMAGE, str(directory), self._settings.network]).encode() + template).hexdigest()[:12]
         for found in self._list("proxy"):
             if found.labels.get("windvane.spec") == spec and found.status in ("running", "paused"):
                 if found.status == "running":
@@ -137,6 +145,7 @@ class ScorerContainers:
             **(self._hardening() | {"mem_limit": "256m", "memswap_limit": "256m"}),
         )
         self._network().connect(proxy)
+        self._join_platform(proxy, aliases=[endpoint_name(self._config.model)])
         self._start_published(proxy)
         return [f"{self._config.model}: started HAProxy on port {port} ({name})"]
 
@@ -240,6 +249,11 @@ class ScorerContainers:
 
     def _labels(self, role: str, **more: str) -> Mapping[str, str]:
         return labels_of(self._settings, model=self._config.model, role=role, **more)
+
+    def _join_platform(self, container: Any, **options: Any) -> None:
+        """Let the platform reach a container, where it runs in containers itself: Prometheus asks each one."""
+        if self._settings.network:
+            self._client.networks.get(self._settings.network).connect(container, **options)
 
     def _network_name(self) -> str:
         return f"{self._prefix}-internal"

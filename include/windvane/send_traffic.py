@@ -39,12 +39,14 @@ class TrafficSender:
 
     Args:
         url: Where the requests go.
+        key: API key; empty where none is asked for.
         per_second: Requests a second, all threads together.
         threads: Connections.
     """
 
-    def __init__(self, url: str, *, per_second: float = 30.0, threads: int = 2) -> None:
+    def __init__(self, url: str, *, key: str = "", per_second: float = 30.0, threads: int = 2) -> None:
         self._url = url
+        self._headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
         self._interval = 1.0 / per_second
         self._lock = threading.Lock()
         self._waiting: deque[pd.DataFrame] = deque()
@@ -118,7 +120,7 @@ class TrafficSender:
 
     def _post(self, session: requests.Session, rows: pd.DataFrame) -> None:
         try:
-            response = session.post(self._url, data=encode(rows), headers={"Content-Type": "application/json"}, timeout=_TIMEOUT_SECONDS)
+            response = session.post(self._url, data=encode(rows), headers=self._headers, timeout=_TIMEOUT_SECONDS)
             problem = None if response.status_code == 200 else f"{response.status_code}: {response.text[:200]}"
             version = response.headers.get("X-Windvane-Version", "?")
             if problem is None and len(response.json()["predictions"]) != len(rows):

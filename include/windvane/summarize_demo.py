@@ -1,7 +1,7 @@
 """The last words of the demo: what serves, why, where to look, how to stop."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,15 +10,16 @@ from windvane.config import ModelConfig
 from windvane.decision_evidence import TRAININGS
 from windvane.lake import Lake
 from windvane.ledger import Ledger, Release
-from windvane.record_platform import Platform
+from windvane.reach_platform import USER, Reached
 from windvane.send_traffic import TrafficSender
 from windvane.settings import Settings
+from windvane.store_files import find_files, relative_place
 
 _CHANGES = {"promote": "version {}", "rollback": "back to version {}", "revert": "version {} was taken back"}
 _ENDS = {"promote": "promoted", "revert": "taken back", "refuse": "refused"}
 
 
-def summarize_demo(config: ModelConfig, settings: Settings, platform: Platform, traffic: TrafficSender, *, problems: Sequence[str]) -> str:
+def summarize_demo(config: ModelConfig, settings: Settings, platform: Reached, traffic: TrafficSender, *, problems: Sequence[str]) -> str:
     """Return the summary as text."""
     lines = ["", f"{config.model}: {config.description}", ""]
     ledger = Ledger(settings.database)
@@ -31,15 +32,15 @@ def summarize_demo(config: ModelConfig, settings: Settings, platform: Platform, 
     endpoint = f"http://127.0.0.1:{config.deploy.port}/invocations"
     lines += [
         "",
-        f"Airflow      {platform.airflow_url}   user admin, password in {settings.var / 'airflow_passwords.json'}",
+        f"Airflow      {platform.airflow_url}   user {USER}, password in {platform.password_place}",
         f"MLflow       {platform.mlflow_url}",
         f"Endpoint     {endpoint}",
         f"Last report  {_last_report(config, settings, platform) or 'none'}",
         "",
         "Score a flight:",
-        f"  curl -s {endpoint} -H 'Content-Type: application/json' -d '{_example()}'",
+        f"  curl -s {endpoint} -H 'Content-Type: application/json'{_key_option(config, settings)} -d '{_example()}'",
         "",
-        "Stop everything: make down      See what runs: make status      What served when: .venv/bin/windvane ledger",
+        platform.commands,
         "",
     ]
     lines += [f"FAILED: {problem}" for problem in problems] or ["Every step did what it should."]
@@ -65,7 +66,7 @@ def _decision_lines(config: ModelConfig, settings: Settings, history: Sequence[R
     decisions = Lake(settings.lake).read(config.model, "decisions")
     if not len(decisions):
         return ["Decisions                none"]
-    trainings = list(_trainings(config, settings))
+    trainings = _trainings(config, settings)
     lines = ["Decisions"]
     for row in decisions.sort_values("window_start").to_dict("records"):
         lines.append(f"  {row['window_start']:%B %Y}: {row['decision']}: {row['reason']}")
@@ -75,14 +76,16 @@ def _decision_lines(config: ModelConfig, settings: Settings, history: Sequence[R
     return lines
 
 
-def _trainings(config: ModelConfig, settings: Settings) -> Iterator[tuple[datetime, Mapping[str, Any]]]:
+def _trainings(config: ModelConfig, settings: Settings) -> list[tuple[datetime, Mapping[str, Any]]]:
     """What the gates said of each challenger, and until when it was judged: from what the tasks of the train DAG left."""
     runs = settings.reports / config.model / "runs" / f"{config.model}__train"
-    for gate in sorted(runs.glob("*/gate.json"), key=lambda path: path.stat().st_mtime):
+    found = []
+    for gate in find_files(runs, "*/gate.json"):
         plan = gate.with_name("plan.json")
         if plan.is_file():
             holdout = json.loads(plan.read_text(encoding="utf-8"))["holdout"]
-            yield datetime.fromisoformat(holdout["window_end"]), json.loads(gate.read_text(encoding="utf-8"))
+            found.append((datetime.fromisoformat(holdout["window_end"]), json.loads(gate.read_text(encoding="utf-8"))))
+    return sorted(found, key=lambda training: (training[0], training[1]["version"]))
 
 
 def _result(verdict: Mapping[str, Any], history: Sequence[Release]) -> str:
@@ -108,9 +111,13 @@ def _traffic_lines(traffic: TrafficSender) -> list[str]:
     ]
 
 
-def _last_report(config: ModelConfig, settings: Settings, platform: Platform) -> str | None:
-    reports = sorted((settings.reports / config.model).glob("*/drift.html"))
-    return f"{platform.airflow_url}/windvane/reports/{reports[-1].relative_to(settings.reports).as_posix()}" if reports else None
+def _last_report(config: ModelConfig, settings: Settings, platform: Reached) -> str | None:
+    reports = find_files(settings.reports / config.model, "*/drift.html")
+    return f"{platform.airflow_url}/windvane/reports/{relative_place(reports[-1], settings.reports)}" if reports else None
+
+
+def _key_option(config: ModelConfig, settings: Settings) -> str:
+    return f' -H "X-API-Key: $(docker compose exec worker-deploy windvane keys add {config.model} | head -n 1)"' if settings.network else ""
 
 
 def _example() -> str:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from windvane.bundle import Bundle, find_bundle, open_bundle, write_bundle
+from windvane.compare_configs import config_without_secrets
 from windvane.compare_models import outcomes_of, scores_of
 from windvane.config import ModelConfig
 from windvane.errors import NotEnoughData, WindvaneError
@@ -28,6 +28,7 @@ from windvane.recalibrate import fit_recalibration
 from windvane.settings import Settings
 from windvane.signature import Column, conform, describe_columns, keep_used_columns
 from windvane.snapshot import Snapshot, read_snapshot
+from windvane.store_files import Place
 from windvane.track_training import begin_run, fail_run, finish_run, finished_run
 from windvane.tune_model import tune_model
 
@@ -127,7 +128,7 @@ def train_model(config: ModelConfig, code: ModelCode, settings: Settings, lake: 
 
 
 def _make_bundle(
-    config: ModelConfig, code: ModelCode, settings: Settings, lake: Lake, snapshot: Snapshot, *, plots: Path, clock: _Clock
+    config: ModelConfig, code: ModelCode, settings: Settings, lake: Lake, snapshot: Snapshot, *, plots: Place, clock: _Clock
 ) -> Bundle:
     with clock.step("read"):
         train, holdout = read_snapshot(config, code, lake, snapshot)
@@ -232,6 +233,7 @@ def _manifest(
         "task": config.task,
         "training_key": snapshot.training_key,
         "snapshot": snapshot.as_json(),
+        "config": config_without_secrets(config),
         "config_digest": snapshot.config_digest,
         "code_digest": snapshot.code_digest,
         "code_commit": snapshot.code_commit,

@@ -24,10 +24,10 @@ from windvane.config import ModelConfig
 from windvane.errors import ConfigError, WindvaneError
 from windvane.load_config import list_configs, load_config
 from windvane_airflow import assets
+from windvane_airflow.operators.approve_release import ApproveReleaseOperator
 from windvane_airflow.operators.commit_data import CommitDataOperator
 from windvane_airflow.operators.config_error import ConfigErrorOperator
 from windvane_airflow.operators.deployment import (
-    ApproveReleaseOperator,
     PackageReleaseOperator,
     PromoteReleaseOperator,
     RehearseReleaseOperator,
@@ -42,6 +42,9 @@ from windvane_airflow.sensors.wait_for_file import WaitForFileSensor
 
 # scheduled DAGs need some first day; without a first day of data it is one before anybody used this
 _LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+# of Celery: workers with room for a training, and the one that reaches the Docker engine, the endpoints and their request logs
+TRAIN_QUEUE, DEPLOY_QUEUE = "train", "deploy"
 
 
 def build_dags(project: Path, *, only: str | None = None) -> dict[str, DAG]:
@@ -92,7 +95,7 @@ def _train(config: ModelConfig, project: Path) -> DAG:
         events.append(assets.data(config.model))
     schedule = _any_of(events, config.retrain.schedule)
     with _dag(config, "train", _train, schedule=schedule, params=_window_params("to train on, holdout included")) as dag:
-        common = _common(config, project)
+        common = _common(config, project, queue=TRAIN_QUEUE)
         plan = PlanTrainingOperator(task_id="plan", **common)
         train = TrainModelOperator(task_id="train", snapshot=plan.output, **common)
         register = RegisterModelOperator(task_id="register", training=train.output, **common)
@@ -118,25 +121,37 @@ def _deploy(config: ModelConfig, project: Path) -> DAG:
     with _dag(
         config, "deploy", _deploy, schedule=[assets.challenger(config.model)], params={"version": version}, max_active_runs=16
     ) as dag:
-        common = _common(config, project)
-        package = PackageReleaseOperator(task_id="package", **common)
+        common = _common(config, project, queue=DEPLOY_QUEUE)
+        approve = _approve(config, common) if config.approval.required else None
+        package = PackageReleaseOperator(task_id="package", approved=approve.output if approve else None, **common)
         rehearse = RehearseReleaseOperator(task_id="rehearse", plan=package.output, **common)
         rollout = RollOutReleaseOperator(task_id="rollout", plan=package.output, evidence=rehearse.output, **common)
         promote = PromoteReleaseOperator(
             task_id="promote", plan=package.output, evidence=rollout.output, outlets=[assets.champion(config.model)], **common
         )
         steps: list[BaseOperator] = [package, rehearse, rollout, promote]
-        if config.approval.required:
-            approve = ApproveReleaseOperator(
-                task_id="approve",
-                subject=f"Deploy the challenger of {config.model}?",
-                body=f"{config.description}\n\nThe verdict of the gates is the result of the task `gate` of {config.model}__train.",
-                assigned_users=[{"id": user, "name": user} for user in config.approval.approvers] or None,
-                response_timeout=config.approval.timeout,
-            )
-            steps.insert(0, approve)
-        chain(*steps)
+        chain(*([approve] if approve else []), *steps)
     return dag
+
+
+def _approve(config: ModelConfig, common: dict[str, str]) -> BaseOperator:
+    """The question; its subject and body are written when it is asked."""
+    reason = Param(
+        None,
+        type=["null", "string"],
+        maxLength=500,
+        title="Reason",
+        description="Why; it goes into the release ledger with your name.",
+        format="multiline",
+    )
+    return ApproveReleaseOperator(
+        task_id="approve",
+        subject=f"Deploy the challenger of {config.model}?",
+        params={"reason": reason},
+        assigned_users=[{"id": user, "name": user} for user in config.approval.approvers] or None,
+        response_timeout=config.approval.timeout,
+        **common,
+    )
 
 
 def _monitor(config: ModelConfig, project: Path) -> DAG:
@@ -155,7 +170,8 @@ def _monitor(config: ModelConfig, project: Path) -> DAG:
     params = {**_window_params("to look at"), "release": release}
     with _dag(config, "monitor", _monitor, schedule=schedule, params=params, **_range(config)) as dag:
         common = _common(config, project)
-        collect = CollectPredictionsOperator(task_id="collect", **common)
+        # the request logs are where the model serves
+        collect = CollectPredictionsOperator(task_id="collect", **{**common, "queue": DEPLOY_QUEUE})
         decide = MonitorModelOperator(task_id="decide", outlets=[AssetAlias(f"{config.model}/retrain")], **common)
         chain(collect, decide)
     return dag
@@ -209,8 +225,9 @@ _RETRY_POLICY = ExceptionRetryPolicy(
 )
 
 
-def _common(config: ModelConfig, project: Path) -> dict[str, str]:
-    return {"model": config.model, "project": str(project)}
+def _common(config: ModelConfig, project: Path, *, queue: str = "default") -> dict[str, str]:
+    """What every task of a model is given; an executor that has no queues takes no notice of one."""
+    return {"model": config.model, "project": str(project), "queue": queue}
 
 
 def _range(config: ModelConfig) -> dict[str, Any]:

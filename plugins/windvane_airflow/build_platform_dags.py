@@ -5,6 +5,7 @@ from pathlib import Path
 from airflow.sdk import DAG, Param
 
 from windvane.backtest_defaults import POLICIES
+from windvane_airflow.build_dags import DEPLOY_QUEUE
 from windvane_airflow.operators.reconcile import ReconcileOperator
 from windvane_airflow.operators.run_backtest import RunBacktestOperator
 
@@ -30,7 +31,7 @@ def _reconcile(dag_id: str, project: Path) -> DAG:
         tags=["windvane", "platform"],
         max_active_runs=1,
     ) as dag:
-        ReconcileOperator(task_id="reconcile", retries=0)
+        ReconcileOperator(task_id="reconcile", retries=0, queue=DEPLOY_QUEUE)
     return dag
 
 

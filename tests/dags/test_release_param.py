@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import ParamValidationError
 
 from windvane.windows import Window
 from windvane_airflow.build_dags import build_dags
+from windvane_airflow.operators.model_operator import actor_of
 from windvane_airflow.operators.monitor_model import MonitorModelOperator
 
 CONFIG = "model: asked\ntask: regression\ndata: {time: at, label: y}\n"
@@ -40,7 +41,7 @@ def decide(dag, monkeypatch, **params):
 def test_the_window_is_released_before_it_is_looked_at(dag, monkeypatch):
     calls = decide(dag, monkeypatch, **ENDS, release=" a new meter ")
 
-    assert calls == [("release", WINDOW, "asked__monitor/ann", "a new meter"), ("monitor", WINDOW)]
+    assert calls == [("release", WINDOW, "asked__monitor/manual__1 by ann", "a new meter"), ("monitor", WINDOW)]
 
 
 @pytest.mark.parametrize("params", [{}, {"release": None}, {"release": "  "}])
@@ -52,3 +53,15 @@ def test_the_reason_is_a_text(dag):
     assert dag.params["release"] is None
     with pytest.raises(ParamValidationError):
         dag.params["release"] = 5
+
+
+@pytest.mark.parametrize(
+    ("user", "actor"), [("ann", "asked__deploy/manual__1 by ann"), (None, "asked__deploy/manual__1"), ("", "asked__deploy/manual__1")]
+)
+def test_the_actor_is_the_run_and_the_user_who_triggered_it(user, actor):
+    run = SimpleNamespace(dag_id="asked__deploy", run_id="manual__1", triggering_user_name=user)
+    assert actor_of({"dag_run": run}) == actor
+
+
+def test_a_run_that_nobody_triggered_is_its_own_actor():
+    assert actor_of({"dag_run": SimpleNamespace(dag_id="asked__deploy", run_id="asset__1")}) == "asked__deploy/asset__1"

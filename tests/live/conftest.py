@@ -16,7 +16,7 @@ from windvane.settings import load_settings
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """The platform, up until the last live test is done."""
     root = tmp_path_factory.mktemp("live")
-    ports = {model: free_port() for model in ("flights", "landed")}
+    ports = {model: free_port() for model in ("flights", "landed", "asked")}
     write_team(root / "team", ports)
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("WINDVANE_", "AIRFLOW", "MLFLOW_"))}
     environ |= {"WINDVANE_PROJECT": str(root / "team"), "WINDVANE_VAR": str(root / "var")}

@@ -4,7 +4,7 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,23 @@ gates: {{beat_baseline: false, min_rows: 20}}
 approval: {{required: true}}
 deploy: {{port: {port}}}
 retrain: {{schedule: "* * * * *", on: [schedule]}}
+"""
+
+ASKED = """\
+model: asked
+description: Trained on demand, deployed when a person approves
+owner: people-team
+tags: [people]
+task: regression
+data:
+  source: {{type: csv, path: "asked/{{start:%Y-%m}}.csv"}}
+  time: at
+  label: y
+train: {{window: 30d, holdout: 7d}}
+gates: {{beat_baseline: false, min_rows: 20, slices: {{columns: [place], min_rows: 20}}}}
+approval: {{required: true}}
+deploy: {{port: {port}}}
+retrain: {{on: []}}
 """
 
 LANDED_CODE = """\
@@ -148,14 +165,43 @@ class Live:
         states = [run["state"] for run in self.client.runs() if run["dag_id"] == dag_id and run["dag_run_id"] == run_id]
         return states[0] if states and states[0] in ("success", "failed") else None
 
+    def question(self, dag_id: str, *, seconds: float = 180) -> dict[str, Any]:
+        """Wait until a task of a DAG asks a person, and return its details."""
+
+        def asked() -> dict[str, Any] | None:
+            found = self.client._request("GET", f"/dags/{dag_id}/dagRuns/~/hitlDetails", params={"response_received": False})
+            # the question exists a moment before the task that asks it has parked
+            parked = [detail for detail in found["hitl_details"] if detail["task_instance"]["state"] == "awaiting_input"]
+            return dict(parked[0]) if parked else None
+
+        return dict(until(asked, seconds=seconds, what=f"a question of {dag_id}"))
+
+    def answer(self, question: Mapping[str, Any], *, option: str = "Approve", reason: str | None = None) -> None:
+        """Answer a question, and wait for the end of its run."""
+        asked = question["task_instance"]
+        dag_id, run_id = asked["dag_id"], asked["dag_run_id"]
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{asked['task_id']}/-1/hitlDetails"
+
+        def answered() -> bool:
+            # Airflow loses an answer that comes before the process of the task has ended, and asks again
+            details = self.client._request("GET", path)
+            if not details["response_received"] and details["task_instance"]["state"] == "awaiting_input":
+                self.client._request("PATCH", path, json={"chosen_options": [option], "params_input": {"reason": reason}})
+            return self._ended(dag_id, run_id) is not None
+
+        until(answered, seconds=240, what=f"the end of {dag_id} {run_id}")
+        self.wait_for(dag_id, run_id)
+
     def web(self, path: str, *, user: str | None = None) -> requests.Response:
         """Ask Airflow's web server as a user, or as nobody."""
-        headers = {}
-        if user:
-            login = {"username": user, "password": self.password(user)}
-            token = requests.post(f"{self.platform.airflow_url}/auth/token", json=login, timeout=30).json()["access_token"]
-            headers["Authorization"] = f"Bearer {token}"
+        headers = self.login(user) if user else {}
         return requests.get(f"{self.platform.airflow_url}{path}", headers=headers, timeout=30, allow_redirects=False)
+
+    def login(self, user: str) -> dict[str, str]:
+        """The header that a program of a user sends."""
+        login = {"username": user, "password": self.password(user)}
+        token = requests.post(f"{self.platform.airflow_url}/auth/token", json=login, timeout=30).json()["access_token"]
+        return {"Authorization": f"Bearer {token}"}
 
     def link(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str]:
         """The buttons on a task's page."""
@@ -186,11 +232,13 @@ def write_team(directory: Path, ports: dict[str, int]) -> None:
     configs.mkdir(parents=True)
     models.mkdir(parents=True)
     (directory / "landing").mkdir()
+    (directory / "asked").mkdir()
     for file in ("model_dags.py", "platform_dags.py"):
         shutil.copy(REPOSITORY / "dags" / file, directory / "dags" / file)
     shutil.copytree(REPOSITORY / "expectations" / "flight_delay", directory / "expectations" / "flights")
     (configs / "flights.yaml").write_text(FLIGHTS.format(port=ports["flights"]))
     (configs / "landed.yaml").write_text(LANDED.format(port=ports["landed"]))
+    (configs / "asked.yaml").write_text(ASKED.format(port=ports["asked"]))
     for model, suite in (("no_code", ""), ("no_function", ""), ("no_such_expectation", ", suite: raw")):
         (configs / f"{model}.yaml").write_text(
             f"model: {model}\ntask: regression\ndata: {{time: scheduled_departure, label: late{suite}}}\ndeploy: {{port: {free_port()}}}\n"
@@ -202,4 +250,5 @@ def write_team(directory: Path, ports: dict[str, int]) -> None:
     (directory / "expectations" / "no_such_expectation" / "raw.json").write_text(json.dumps(bad))
     (configs / "broken.yaml").write_text("model: broken\ntask: regression\ndata: {time: at, labl: y}\n")
     (models / "flights.py").write_text((REPOSITORY / "include" / "models" / "flight_delay.py").read_text() + SLICE)
-    (models / "landed.py").write_text(LANDED_CODE)
+    for model in ("landed", "asked"):
+        (models / f"{model}.py").write_text(LANDED_CODE)

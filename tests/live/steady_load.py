@@ -4,7 +4,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -26,7 +26,15 @@ class Load:
 
 
 @contextmanager
-def steady_load(url: str, body: object, *, per_second: float = 100, clients: int = CLIENTS, timeout_seconds: float = 10) -> Iterator[Load]:
+def steady_load(
+    url: str,
+    body: object,
+    *,
+    per_second: float = 100,
+    clients: int = CLIENTS,
+    timeout_seconds: float = 10,
+    headers: Mapping[str, str] | None = None,
+) -> Iterator[Load]:
     """Send requests until the block ends; half of the clients keep their connection, half make a new one each time."""
     load, stop, lock = Load(), threading.Event(), threading.Lock()
     bodies = body if isinstance(body, list) else [body]
@@ -35,7 +43,7 @@ def steady_load(url: str, body: object, *, per_second: float = 100, clients: int
     def ask(connection: http.client.HTTPConnection, payload: bytes) -> bool:
         """Whether the connection can be kept."""
         try:
-            connection.request("POST", "/invocations", payload, {"Content-Type": "application/json"})
+            connection.request("POST", "/invocations", payload, {"Content-Type": "application/json", **(headers or {})})
             answer = connection.getresponse()
             text, digest = answer.read(), answer.headers.get("X-Windvane-Digest", "")
         except (OSError, http.client.HTTPException) as exc:

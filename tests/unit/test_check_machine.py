@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from s3_server import S3
 
 from windvane import check_machine as checking
 from windvane.check_machine import check_machine
+from windvane.object_path import ObjectPath
 from windvane.settings import REPOSITORY, Settings, load_settings
 
 
@@ -74,3 +76,26 @@ def test_docker_is_needed_only_if_a_config_wants_it(settings: Settings, monkeypa
     config.parent.mkdir(parents=True)
     config.write_text("model: churn\ntask: regression\ndata: {time: t, label: y}\ndeploy: {target: docker}\n")
     assert _states(settings)["docker"] == "problem"
+
+
+def test_an_object_store_is_tried_and_left_as_it_was(root: ObjectPath, tmp_path: Path) -> None:
+    settings = load_settings({"WINDVANE_VAR": str(tmp_path), "WINDVANE_PROJECT": str(tmp_path), "WINDVANE_LAKE": str(root / "lake")})
+    found = {finding.subject: finding for finding in check_machine(settings)}
+    assert found["lake"].state == "ok", found["lake"].text
+    assert "bundles" not in found
+    assert list(root.objects()) == []
+
+
+@pytest.mark.parametrize("ignored", [True, False], ids=["no conditions", "no permission"])
+def test_an_object_store_that_cannot_be_used_is_a_problem(
+    root: ObjectPath, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: bool
+) -> None:
+    if ignored:
+        # as a store that does not know If-None-Match does
+        monkeypatch.setattr(ObjectPath, "create", lambda place, content: place.write_bytes(content) is None)
+    else:
+        s3.fail("PUT", ".windvane-probe", status=403, times=10)
+    settings = load_settings({"WINDVANE_VAR": str(tmp_path), "WINDVANE_PROJECT": str(tmp_path), "WINDVANE_REPORTS": str(root)})
+    found = {finding.subject: finding for finding in check_machine(settings)}["reports"]
+    assert found.state == "problem"
+    assert ("of two writers both would win" if ignored else "403 Forbidden") in found.text

@@ -144,6 +144,16 @@ def test_a_file_that_is_not_there_is_a_warning(tmp_path: Path, path: str, warned
     assert find_warnings(tmp_path) == ([expected] if warned else [])
 
 
+def test_an_approver_whom_airflow_does_not_know_is_a_warning_with_its_line(tmp_path: Path) -> None:
+    _model(tmp_path, "one")
+    with (tmp_path / "dags" / "configs" / "one.yaml").open("a") as config:
+        config.write("approval: {required: true, approvers: [adda]}\n")
+    environ = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ada:user"}
+    assert check_project(tmp_path, environ=environ) == []
+    (warning,) = find_warnings(tmp_path, environ=environ)
+    assert warning.startswith("dags/configs/one.yaml:5: approval.approvers: got 'adda', which is no user of Airflow; allowed are ada")
+
+
 def test_a_search_needs_a_search_space(tmp_path: Path) -> None:
     _model(tmp_path, "one")
     with (tmp_path / "dags" / "configs" / "one.yaml").open("a") as config:

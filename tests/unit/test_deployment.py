@@ -11,6 +11,7 @@ from windvane.deployment import Plan, package, promote, rehearse, revert_expired
 from windvane.errors import RehearsalFailed, RolloutFailed, ServiceUnavailable, StaleEpoch
 from windvane.judge_rollout import Check, Judgement
 from windvane.ledger import Ledger
+from windvane.record_answer import record_refusal
 
 A, B = "a" * 64, "b" * 64
 
@@ -112,6 +113,30 @@ def test_a_deployment_is_a_shift_and_a_promotion(settings, ledger, target, alias
     assert promotion.until is None
     assert aliases == [1]
     assert [name for name, _ in target.calls] == ["prepare", "rehearse", "prepare", "shift", "observe", "promote"]
+
+
+def test_who_approved_when_and_why_stands_in_every_row_of_the_release(settings, ledger, target):
+    approval = {"by": "ada", "at": "2026-01-01T00:00:00+00:00", "reason": "looks right"}
+    deploy(settings, Plan.from_json(plan_of(approval=approval).as_json()))
+    assert [(row.action, row.evidence["approval"]) for row in ledger.history(MODEL)] == [("shift", approval), ("promote", approval)]
+    assert "approval" not in deploy(settings, plan_of(2, B, epoch=2)).evidence
+
+
+def test_the_refusal_of_another_version_overtakes_no_rollout(settings, ledger, target):
+    deploy(settings, plan_of(1, A))
+    plan = plan_of(2, B, epoch=2)
+    package(make_config(), settings, plan)
+    refused = {"by": "ada", "at": "2026-01-01T00:00:00+00:00", "reason": None}
+    record_refusal(settings, MODEL, version=3, digest="c" * 64, run="r/1", actor="r/1 by ada", reason="no", approval=refused)
+    assert deploy(settings, plan).serving == 2
+    assert [row.action for row in ledger.history(MODEL)] == ["shift", "promote", "refuse", "shift", "promote"]
+
+
+def test_a_freeze_still_overtakes_a_rollout(settings, ledger, target):
+    deploy(settings, plan_of(1, A))
+    ledger.append(MODEL, expected_epoch=2, action="freeze", version=1, digest=A, traffic={1: 100}, actor="ada", reason="audit")
+    with pytest.raises(StaleEpoch, match="superseded"):
+        deploy(settings, plan_of(2, B, epoch=2))
 
 
 def test_a_rollback_is_called_so(settings, ledger, target):

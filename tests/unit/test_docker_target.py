@@ -1,6 +1,7 @@
 """What of the Docker target needs no engine."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from small_bundle import MODEL, make_bundle, make_config, make_settings
@@ -8,6 +9,7 @@ from small_bundle import MODEL, make_bundle, make_config, make_settings
 from windvane.build_image import _tar
 from windvane.connect_docker import project_of
 from windvane.docker_target import DockerTarget, _locked
+from windvane.endpoint_url import endpoint_url
 from windvane.errors import ServiceUnavailable
 from windvane.haproxy_control import Backend, HaproxyControl, ServerState, write_config
 from windvane.resolve_release import Plan
@@ -49,6 +51,23 @@ def test_the_configuration_file_names_every_server_once(tmp_path):
         ["v2-0", "172.18.0.3:8080"],
     ]
     assert "$" not in text
+
+
+def test_a_closed_endpoint_gives_scores_and_health_only(tmp_path):
+    backends = [Backend("v1-0", "172.18.0.2:8080", 1.0)]
+    write_config(tmp_path, backends)
+    assert "http-request deny deny_status 403" not in (tmp_path / "haproxy.cfg").read_text()
+    assert write_config(tmp_path, backends, closed=True)
+    published, inside = (tmp_path / "haproxy.cfg").read_text().split("frontend inside")
+    assert "http-request deny deny_status 403 unless { path /invocations " in published
+    assert "deny_status 403" not in inside
+
+
+def test_the_platform_reaches_an_endpoint_where_it_runs(tmp_path):
+    settings, config = make_settings(tmp_path), make_config(target="docker")
+    assert endpoint_url(config, settings) == f"http://127.0.0.1:{config.deploy.port}"
+    within = replace(settings, network="somewhere_endpoints")
+    assert endpoint_url(config, within) == f"http://{MODEL.replace('_', '-')}-endpoint:8081"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from training_project import DAYS, START, fill, make_config, make_project, make_rows
 
 from windvane.bundle import open_bundle
+from windvane.errors import ModelCodeError
 from windvane.gate_challenger import Judged, gate_challenger, judge_quality, judge_sanity
 from windvane.predictor import Predictions
 from windvane.snapshot import plan_training
@@ -65,6 +66,15 @@ def test_a_good_first_version_passes_and_says_why(project, first):
     assert "at least 0.6 is needed" in table
     assert "Nothing serves yet" in table
     assert table.endswith("verdict: passed")
+
+
+def test_a_model_that_predicts_no_single_row_is_judged_without_its_latency(project, first, monkeypatch):
+    def refuse(*args, **options):
+        raise ModelCodeError("features() failed on one row")
+
+    monkeypatch.setattr("windvane.gate_challenger.time_predictions", refuse)
+    verdict = gate(project, *first)
+    assert (verdict.passed, verdict.latency) == (True, {})
 
 
 def test_what_serves_already_is_not_promoted_again_and_keeps_its_verdict(project, first):
@@ -341,3 +351,31 @@ def test_fairness_and_calibration_are_asked_of_a_first_version_too():
     }
     sure = judge_quality(Judged(STRICT, rows, y, (challenger > 0.9).astype(float)), {}, first=True)
     assert [g.name for g in sure if not g.passed] == ["calibration"]
+
+
+def test_slices_keep_what_both_models_were_worth_the_worst_first():
+    config = make_config(gates={"metric": "accuracy", "slices": {"columns": ["plan"], "min_rows": 20, "max_drop": 0.1}})
+    outcomes = np.tile([0, 1], 200)
+    groups = np.repeat(["same", "<script>" + "x" * 10_000, "worse", "few"], [150, 130, 110, 10])
+    wrong = np.where(groups == "worse", 1 - outcomes, outcomes)
+    judged = Judged(config, pd.DataFrame({"plan": groups}), outcomes, wrong.astype(float), outcomes.astype(float))
+    assert [(part.value[:8], part.rows, part.challenger, part.champion, part.passed) for part in judged.slices] == [
+        ("worse", 110, 0.0, 1.0, False),
+        ("same", 150, 1.0, 1.0, True),
+        ("<script>", 130, 1.0, 1.0, True),
+    ]
+    assert max(len(part.value) for part in judged.slices) == 200
+    gate = next(g for g in judge_quality(judged, {}, first=False) if g.name == "slices")
+    assert (gate.passed, gate.value) == (False, 1.0)
+    assert "1 of 3 slices lose more than 0.1: plan=worse loses 1.0000 on 110 rows" in gate.reason
+
+
+def test_without_a_champion_slices_tell_the_challenger_alone():
+    config = make_config(gates={"metric": "accuracy", "slices": {"columns": ["plan", "lost"], "min_rows": 20}})
+    rows, outcomes = pd.DataFrame({"plan": np.repeat(["a", None], 50)}), np.tile([0, 1], 50)
+    judged = Judged(config, rows, outcomes, np.where(np.arange(100) < 50, outcomes, 0).astype(float))
+    assert [(part.value, part.challenger, part.champion, part.passed) for part in judged.slices] == [
+        ("nan", 0.5, None, True),
+        ("a", 1.0, None, True),
+    ]
+    assert {part.name: (part.challenger, part.champion) for part in judged.measure()}["accuracy"] == (0.75, None)

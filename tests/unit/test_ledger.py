@@ -1,26 +1,28 @@
 """The ledger: a compare-and-set on (model, epoch), a hash chain, and nothing but appends."""
 
-import sqlite3
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from postgres_server import execute
+from sqlalchemy.exc import DBAPIError
 
-from windvane.errors import StaleEpoch, StorageError
+from windvane.errors import ServiceUnavailable, StaleEpoch, StorageError
 from windvane.ledger import Ledger, settled_row
 
 A, B = "a" * 64, "b" * 64
+# what one may do who owns the database, and nobody else
+DISARM = {
+    "sqlite": ("DROP TRIGGER releases_no_update", "DROP TRIGGER releases_no_delete"),
+    "postgresql": ("DROP TRIGGER releases_no_change ON releases",),
+}
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "new" / "windvane.db"
-
-
-@pytest.fixture
-def ledger(path):
-    opened = Ledger(f"sqlite:///{path}")
+def ledger(database):
+    opened = Ledger(database)
     yield opened
     opened.close()
 
@@ -68,9 +70,9 @@ def test_a_stale_epoch_is_refused_and_names_what_is_there(ledger, expected):
     assert len(ledger.history("churn")) == 1
 
 
-def test_of_writers_at_once_exactly_one_wins(path):
+def test_of_writers_at_once_exactly_one_wins(database):
     def attempt(version):
-        mine = Ledger(f"sqlite:///{path}")
+        mine = Ledger(database)
         try:
             return add(mine, 0, version=version).version
         except StaleEpoch:
@@ -81,9 +83,40 @@ def test_of_writers_at_once_exactly_one_wins(path):
     with ThreadPoolExecutor(8) as pool:
         winners = [version for version in pool.map(attempt, range(1, 17)) if version]
 
-    ledger = Ledger(f"sqlite:///{path}")
+    ledger = Ledger(database)
     assert [row.version for row in ledger.history("churn")] == winners
     assert len(winners) == 1
+    ledger.close()
+
+
+def _append_many(database, writer, count, results):
+    ledger, won = Ledger(database), []
+    while len(won) < count:
+        last = ledger.last("churn")
+        try:
+            won.append(add(ledger, last.epoch if last else 0, version=writer).epoch)
+        except StaleEpoch:
+            continue
+    ledger.close()
+    results.put((writer, won))
+
+
+def test_eight_processes_that_create_and_append_at_once_make_one_linear_history(database):
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    writers = [spawn.Process(target=_append_many, args=(database, writer, 6, results)) for writer in range(1, 9)]
+    for writer in writers:
+        writer.start()
+    won = dict(results.get(timeout=120) for _ in writers)
+    for writer in writers:
+        writer.join(30)
+        assert writer.exitcode == 0
+
+    ledger = Ledger(database)
+    history = ledger.history("churn")
+    assert [row.epoch for row in history] == list(range(1, 49))
+    assert {row.epoch: row.version for row in history} == {epoch: writer for writer, epochs in won.items() for epoch in epochs}
+    assert ledger.verify("churn") == []
     ledger.close()
 
 
@@ -98,12 +131,27 @@ def test_an_unknown_action_is_refused(ledger):
         add(ledger, 0, "ship")
 
 
-@pytest.mark.parametrize("statement", ["UPDATE releases SET version = 9", "DELETE FROM releases"])
-def test_the_database_refuses_to_change_history(ledger, path, statement):
-    add(ledger, 0)
-    with sqlite3.connect(path) as raw, pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        raw.execute(statement)
-    raw.close()
+@pytest.mark.parametrize("statement", ["UPDATE releases SET version = 9", "DELETE FROM releases", "TRUNCATE releases"])
+def test_the_database_refuses_to_change_history(ledger, database, statement):
+    if statement.startswith("TRUNCATE") and database.startswith("sqlite"):
+        pytest.skip("SQLite has no TRUNCATE")
+    added = add(ledger, 0)
+    with pytest.raises(DBAPIError, match="append-only"):
+        execute(database, statement)
+    assert ledger.history("churn") == [added]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("a\0b", "a b"), ("half \ud800", "half ?"), ("x" * 3000, "x" * 2000)], ids=["NUL", "surrogate", "long"]
+)
+def test_a_reason_that_a_database_refuses_is_mended(ledger, given, kept):
+    ledger.append(
+        "churn", expected_epoch=0, action="promote", version=1, digest=A, traffic={1: 100}, actor="a\0", reason=given,
+        evidence={"text": given},
+    )  # fmt: skip
+    assert (ledger.last("churn").reason, ledger.last("churn").actor) == (kept, "a ")
+    assert ledger.last("churn").evidence == {"text": given}
+    assert ledger.verify("churn") == []
 
 
 @pytest.mark.parametrize(
@@ -115,15 +163,11 @@ def test_the_database_refuses_to_change_history(ledger, path, statement):
     ],
     ids=["changed", "removed", "replaced"],
 )
-def test_tampering_shows(ledger, path, statement, problem):
+def test_tampering_shows(ledger, database, statement, problem):
     for epoch in range(3):
         add(ledger, epoch, version=epoch + 1)
     assert ledger.verify("churn") == []
-    with sqlite3.connect(path) as raw:
-        raw.execute("DROP TRIGGER releases_no_update")
-        raw.execute("DROP TRIGGER releases_no_delete")
-        raw.execute(statement)
-    raw.close()
+    execute(database, *DISARM[database.partition("://")[0].partition("+")[0]], statement)
 
     assert problem in "\n".join(ledger.verify("churn"))
 
@@ -160,3 +204,39 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"windvane\.db: file is not a database"):
         ledger.last("churn")
     ledger.close()
+
+
+def test_a_server_that_is_away_is_named_without_its_password():
+    ledger = Ledger("postgresql+psycopg://windvane:canary@127.0.0.1:9/windvane?connect_timeout=2")
+    with pytest.raises(ServiceUnavailable, match=r"release ledger postgresql.*127\.0\.0\.1:9") as failed:
+        ledger.last("churn")
+    assert "canary" not in str(failed.value)
+    ledger.close()
+
+
+def test_a_connection_that_the_server_closed_is_made_anew(database):
+    if database.startswith("sqlite"):
+        pytest.skip("SQLite has no server")
+    ledger = Ledger(database)
+    add(ledger, 0)
+    execute(
+        database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert ledger.last("churn").epoch == 1
+    add(ledger, 1)
+    ledger.close()
+
+
+def test_rows_that_were_copied_from_another_database_are_the_same_ledger(database, tmp_path):
+    before = Ledger(f"sqlite:///{tmp_path / 'before.db'}")
+    add(before, 0, evidence={"auc": 0.7, "text": "ü"})
+    add(before, 1, "shift", version=2, traffic={1: 90, 2: 10}, until=datetime(2026, 1, 1, tzinfo=UTC))
+    after = Ledger(database)
+    assert after.models() == []
+    with before.connect() as source, after.connect() as target, target.begin():
+        target.execute(Ledger.table.insert(), [row._asdict() for row in source.execute(Ledger.table.select())])
+    assert after.history("churn") == before.history("churn")
+    assert after.verify("churn") == []
+    add(after, 2)
+    before.close()
+    after.close()

@@ -15,13 +15,13 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("value", "target"), [("docker", "docker"), ("process", "process"), ("", "process")])
+@pytest.mark.parametrize(("value", "target"), [("docker", "docker"), ("kubernetes", "kubernetes"), ("process", "process"), ("", "process")])
 def test_the_environment_chooses_the_target_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch, value: str, target: str) -> None:
     monkeypatch.setenv("WINDVANE_TARGET", value)
     assert (load_config(path).deploy.target, load_config(path).deploy.port) == (target, 8123)
 
 
 def test_an_unknown_target_names_the_setting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WINDVANE_TARGET", "kubernetes")
-    with pytest.raises(ConfigError, match="WINDVANE_TARGET: got 'kubernetes', allowed is 'process' or 'docker'"):
+    monkeypatch.setenv("WINDVANE_TARGET", "nomad")
+    with pytest.raises(ConfigError, match="WINDVANE_TARGET: got 'nomad', allowed are process, docker, kubernetes;"):
         load_config(path)

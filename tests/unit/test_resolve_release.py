@@ -10,7 +10,7 @@ from small_bundle import MODEL, make_bundle, make_config, make_settings
 import windvane.resolve_release as resolving
 from windvane.errors import BundleError, ConfigError, ServiceUnavailable, StaleEpoch
 from windvane.ledger import Ledger
-from windvane.resolve_release import Plan, promoted_versions, resolve_release
+from windvane.resolve_release import Candidate, Plan, is_rollback, promoted_versions, resolve_release
 
 FUTURE = datetime(2999, 1, 1, tzinfo=UTC)
 
@@ -59,6 +59,28 @@ def test_the_challenger_that_passed_is_deployed(settings, registry):
     assert (plan.model, plan.version, plan.digest) == (MODEL, 1, registry[None][1])
     assert (plan.rollback, plan.override, plan.serves, plan.epoch) == (False, False, False, 0)
     assert Plan.from_json(plan.as_json()) == plan
+
+
+def test_the_version_that_was_approved_is_deployed_though_a_newer_one_was_registered(settings, registry):
+    approved, newer = make_bundle(settings, seed=1).digest, make_bundle(settings, seed=2).digest
+    registry[None] = (2, newer)
+
+    plan = resolve_release(make_config(), settings, None, candidate=Candidate(1, approved))
+
+    assert (plan.version, plan.digest) == (1, approved)
+
+
+def test_an_approved_bundle_of_another_model_is_not_deployed(settings):
+    bundle = make_bundle(settings)
+    with pytest.raises(BundleError, match="is of the model churn, not of other"):
+        resolve_release(make_config().model_copy(update={"model": "other"}), settings, None, candidate=Candidate(1, bundle.digest))
+
+
+def test_what_served_before_is_a_rollback(settings, ledger):
+    add(ledger, "promote", 1, "a" * 64)
+    add(ledger, "refuse", 2, "b" * 64)
+    asked = {requested: is_rollback(settings, MODEL, requested) for requested in (None, "", "previous", 1, "1", 2, 3)}
+    assert [requested for requested, rollback in asked.items() if rollback] == ["previous", 1, "1"]
 
 
 @pytest.mark.parametrize("passed", [False, None], ids=["failed", "no verdict"])

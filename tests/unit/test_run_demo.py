@@ -15,7 +15,7 @@ from windvane.errors import ConfigError
 from windvane.lake import Lake
 from windvane.ledger import Ledger
 from windvane.load_config import load_config
-from windvane.record_platform import Platform
+from windvane.reach_platform import Reached
 from windvane.send_traffic import Traffic, TrafficSender
 from windvane.settings import REPOSITORY, Settings, load_settings
 from windvane.windows import Window
@@ -53,7 +53,7 @@ def agreement(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     """What the endpoint and the alias say, without either."""
     says: dict[str, int | None] = {"endpoint": None, "alias": None}
     monkeypatch.setattr(judge_demo, "_AGREEMENT_SECONDS", 0)
-    monkeypatch.setattr(judge_demo, "endpoint_version", lambda config: says["endpoint"])
+    monkeypatch.setattr(judge_demo, "endpoint_version", lambda config, settings: says["endpoint"])
     monkeypatch.setattr(judge_demo, "get_alias", lambda settings, model, alias: (says["alias"], None) if says["alias"] else None)
     return says
 
@@ -88,8 +88,8 @@ def test_a_month_without_a_story_is_refused(until: str) -> None:
 @pytest.mark.parametrize(("target", "environ", "named"), [("foo", "", "--target"), (None, "foo", "WINDVANE_TARGET")])
 def test_an_unknown_target_is_refused_before_the_platform_is_touched(monkeypatch: pytest.MonkeyPatch, target, environ, named) -> None:
     monkeypatch.setenv("WINDVANE_TARGET", environ)
-    monkeypatch.setattr(run_demo, "start_platform", lambda *_, **__: pytest.fail("the platform was started"))
-    with pytest.raises(ConfigError, match=f"{named}: got 'foo', allowed is 'process' or 'docker'"):
+    monkeypatch.setattr(run_demo, "reach_platform", lambda *_, **__: pytest.fail("the platform was started"))
+    with pytest.raises(ConfigError, match=f"{named}: got 'foo', allowed are process, docker, kubernetes"):
         run_demo.run_demo(until="2013-07", target=target)
 
 
@@ -125,7 +125,7 @@ def test_disagreement_on_what_serves_is_a_failure(settings, config, ledger, agre
 
 
 def test_the_summary_says_where_everything_is_and_what_failed(settings: Settings, config: ModelConfig) -> None:
-    platform = Platform({"airflow": 8123, "mlflow": 5123}, (), "", "")
+    platform = Reached("", "", "http://127.0.0.1:8123", "http://127.0.0.1:5123", "some.json", "make down")
     text = summarize_demo.summarize_demo(config, settings, platform, _Traffic(sent=10, failed=0, seconds=1), problems=["no version"])
     for wanted in (
         "http://127.0.0.1:8123",

@@ -38,6 +38,20 @@ def test_without_keys_everybody_passes(settings):
     assert passes(KeyCheck(None))
 
 
+def test_where_keys_are_required_nobody_passes_before_there_is_one(settings, now):
+    check = KeyCheck(keys_path(settings, "tiny"), required=True)
+    assert check.needed
+    assert not passes(check)
+    assert not passes(check, bearer("wv_guess"))
+    key = add_key(settings, "tiny")
+
+    now[0] += 1
+    assert passes(check, bearer(key))
+    remove_key(settings, "tiny", list_keys(settings, "tiny")[0].id)
+    now[0] += 1
+    assert not passes(check, bearer(key))
+
+
 def test_both_headers_and_both_keys_pass_and_nothing_else(settings):
     old, new = add_key(settings, "tiny"), add_key(settings, "tiny")
     check = KeyCheck(keys_path(settings, "tiny"))

@@ -146,7 +146,7 @@ def test_a_training_that_was_sigkilled_is_finished_by_the_next(tmp_path):
     project = make_project(tmp_path, rows=300, code=SLOW_MODEL)
     snapshot = plan(project)
     script = (
-        f"import sys; sys.path.insert(0, '{Path(__file__).parent}'); from training_project import *\n"
+        f"import sys; sys.path.insert(0, '{Path(__file__).parents[1]}'); from training_project import *\n"
         "from windvane.snapshot import *; import json\n"
         "from windvane.train_model import train_model\n"
         f"s = load_settings({{'WINDVANE_VAR': '{project.settings.var}', 'MLFLOW_TRACKING_URI': '{project.settings.mlflow_uri}'}})\n"

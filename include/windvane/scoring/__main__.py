@@ -67,7 +67,8 @@ def _serve(options: argparse.Namespace, settings: Settings, listener: socket.soc
     model = options.model or str(open_bundle(settings.bundles, options.bundle).manifest["model"])
     counts = Counts(model)
     requests = RequestLog(settings.requests / model, on_written=counts.logged, on_dropped=counts.dropped)
-    service = partial(Service, slot, model=model, requests=requests, counts=counts, keys=KeyCheck(keys_path(settings, model)))
+    keys = KeyCheck(keys_path(settings, model), required=os.environ.get("WINDVANE_KEYS") == "required")
+    service = partial(Service, slot, model=model, requests=requests, counts=counts, keys=keys)
     if options.bundle:
         if not slot.bring(Wanted(options.version, options.bundle), bundles=settings.bundles, model=model):
             raise WindvaneError(slot.error)

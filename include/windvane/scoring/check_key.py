@@ -1,4 +1,4 @@
-"""Asks for an API key when the model has any."""
+"""Asks for an API key when the model has any, or when it must have one."""
 
 import hmac
 import logging
@@ -16,10 +16,16 @@ _MAX_LENGTH = 256
 
 
 class KeyCheck:
-    """The keys of one model, read again when their file changes; one that cannot be read lets nobody in but by the keys before."""
+    """The keys of one model, read again when their file changes; one that cannot be read lets nobody in but by the keys before.
 
-    def __init__(self, path: Path | None) -> None:
+    Args:
+        path: The file of keys.
+        required: Let nobody in while the model has no keys.
+    """
+
+    def __init__(self, path: Path | None, *, required: bool = False) -> None:
         self._path = path
+        self._required = required
         self._hashes: tuple[str, ...] = ()
         self._failing = False
         self._seen: tuple[int, int, int] | None = None
@@ -41,6 +47,8 @@ class KeyCheck:
         if not self._hashes:
             if self._failing:
                 raise RequestError(401, "the keys of this model cannot be read; the service's log says why")
+            if self._required:
+                raise RequestError(401, "a key is needed and the model has none yet; make one with `windvane keys add`")
             return
         given = _given(headers)
         if given is None:
@@ -53,8 +61,8 @@ class KeyCheck:
 
     @property
     def needed(self) -> bool:
-        """Whether the model has keys."""
-        return bool(self._hashes)
+        """Whether the model has keys, or must have one."""
+        return bool(self._hashes) or self._required
 
     def _read(self) -> None:
         if self._path is None:

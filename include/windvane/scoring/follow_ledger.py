@@ -3,13 +3,13 @@
 import logging
 import threading
 import time
-from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from windvane.errors import WindvaneError
 from windvane.ledger import Ledger
 from windvane.scoring.serve_version import ServingSlot, Wanted
+from windvane.shared_folder import BundleRoot
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class LedgerFollower:
     A version that fails to load is tried again, ever more rarely, until the ledger wants another.
     """
 
-    def __init__(self, slot: ServingSlot, *, ledger: Ledger, bundles: Path, model: str, poll_seconds: float = 0.5) -> None:
+    def __init__(self, slot: ServingSlot, *, ledger: Ledger, bundles: BundleRoot, model: str, poll_seconds: float = 0.5) -> None:
         self._slot = slot
         self._ledger = ledger
         self._bundles = bundles

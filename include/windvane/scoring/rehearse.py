@@ -36,6 +36,7 @@ from windvane.scoring.request_error import RequestError
 from windvane.scoring.score_request import score_request
 from windvane.scoring.serve_version import Served, Wanted, load_version
 from windvane.settings import load_settings
+from windvane.shared_folder import BundleRoot
 
 TOLERANCE = 1e-6
 _TIMEOUT_SECONDS = 110.0
@@ -108,11 +109,11 @@ class Rehearsal:
         return values if self.replay else {name: value for name, value in values.items() if name != "replay"}
 
 
-def rehearse_bundle(bundles: Path, digest: str, *, tolerance: float = TOLERANCE, replay: Path | None = None) -> Rehearsal:
+def rehearse_bundle(bundles: BundleRoot, digest: str, *, tolerance: float = TOLERANCE, replay: Path | None = None) -> Rehearsal:
     """Load a bundle and send rows through the path of a request: JSON bytes in, JSON bytes out.
 
     Args:
-        bundles: Directory of all bundles.
+        bundles: Where all bundles are.
         digest: The candidate.
         tolerance: Largest difference of a golden row that is still equal. Another label is equal only where the two most probable
             classes are this close.

@@ -4,7 +4,6 @@ import logging
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from windvane.bundle import open_bundle
@@ -13,6 +12,7 @@ from windvane.predictor import Predictor, load_predictor
 from windvane.scoring.answer_infer import Output, outputs_of
 from windvane.scoring.check_golden import check_golden
 from windvane.scoring.parse_request import Layout
+from windvane.shared_folder import BundleRoot
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class ServingSlot:
         self.ledger_error: str | None = None
         self._changing = threading.Lock()
 
-    def bring(self, wanted: Wanted, *, bundles: Path, model: str | None) -> bool:
+    def bring(self, wanted: Wanted, *, bundles: BundleRoot, model: str | None) -> bool:
         """Serve a version; True if it serves afterwards, else `error` says why the one before still does."""
         with self._changing:
             self.wanted = wanted
@@ -102,7 +102,7 @@ class ServingSlot:
             return True
 
 
-def load_version(bundles: Path, wanted: Wanted, *, model: str | None) -> Served:
+def load_version(bundles: BundleRoot, wanted: Wanted, *, model: str | None) -> Served:
     """Open and verify a bundle, load its model and let it score the golden rows.
 
     Raises:

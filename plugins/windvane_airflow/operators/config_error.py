@@ -5,6 +5,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 
 from windvane.errors import ConfigError
+from windvane_airflow.operators.model_operator import ModelLink
 
 
 class ConfigErrorOperator(BaseOperator):
@@ -14,9 +15,16 @@ class ConfigErrorOperator(BaseOperator):
         problems: One line each.
     """
 
+    operator_extra_links = (ModelLink(),)
+
     def __init__(self, *, problems: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.problems = problems
+
+    @property
+    def model(self) -> str:
+        """The model whose config has them."""
+        return self.dag_id.removesuffix("__config_error")
 
     def execute(self, context: Context) -> None:
         """Raise the problems.

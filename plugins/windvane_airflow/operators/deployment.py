@@ -1,15 +1,16 @@
-"""Brings a version into service, or back: approve, package, rehearse, roll out, promote."""
+"""Brings a version into service, or back, once it is approved: package, rehearse, roll out, promote."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from windvane.endpoint_url import public_url
 from windvane.errors import StaleEpoch
 from windvane_airflow import assets
-from windvane_airflow.operators.model_operator import MadeLink, ModelOperator, refuse_unknown_conf
+from windvane_airflow.operators.model_operator import MadeLink, ModelLink, ModelOperator, actor_of
 
 
 class EndpointLink(MadeLink):
@@ -18,27 +19,46 @@ class EndpointLink(MadeLink):
     name = "Endpoint"
 
 
-class ApproveReleaseOperator(ApprovalOperator):
-    """Ask a person before a challenger is deployed; a named version or a rollback was already asked for by one."""
+class ReleasesLink(ModelLink):
+    """The button that leads to what served and why."""
 
-    def execute(self, context: Context) -> Any:
-        """Wait for the answer, unless a person started this run with a version."""
-        refuse_unknown_conf(context)
-        requested = context["params"].get("version")
-        if requested is not None:
-            self.log.info("A person asked for version %s: no approval needed", requested)
-            return {"chosen_options": ["Approve"], "reason": f"version {requested} was asked for"}
-        return super().execute(context)
+    name = "Releases"
+    tab = "releases"
 
 
 class PackageReleaseOperator(ModelOperator):
-    """Resolve which version is meant, verify its bundle, and build its image where the target needs one."""
+    """Resolve which version is meant, verify its bundle, and build its image where the target needs one.
+
+    Args:
+        approved: What the approve task returned; None where the config asks for no approval. (templated)
+    """
+
+    template_fields: Sequence[str] = ("approved",)
+    operator_extra_links = (MadeLink(), ReleasesLink(), ModelLink())
+
+    def __init__(self, *, approved: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.approved = approved
 
     def run(self, context: Context) -> dict[str, Any]:
-        """Return the plan of the release."""
-        from windvane.deployment import package, resolve_release
+        """Return the plan of the release.
 
-        plan = resolve_release(self.config, self.settings, context["params"].get("version"), actor=_actor(context))
+        Raises:
+            AirflowFailException: If a person must approve the version and none did, such as when the task was marked as done.
+        """
+        from windvane.deployment import package, resolve_release
+        from windvane.resolve_release import Candidate, is_rollback
+
+        requested, candidate, answer = context["params"].get("version"), None, self.approved or {}
+        if answer.get("approval"):
+            # exactly what the person saw, whatever was registered since
+            candidate = Candidate(int(answer["version"]), str(answer["bundle_digest"]))
+        elif self.config.approval.required and not is_rollback(self.settings, self.model, requested):
+            raise AirflowFailException(
+                f"{self.model}: approval.required is set and nobody approved this version: it is not deployed; trigger {self.dag_id} anew"
+            )
+        plan = resolve_release(self.config, self.settings, requested, candidate=candidate, actor=actor_of(context))
+        plan = replace(plan, approval=answer.get("approval"))
         package(self.config, self.settings, plan)
         return plan.as_json()
 
@@ -51,7 +71,7 @@ class ReleaseOperator(ModelOperator):
     """
 
     template_fields: Sequence[str] = ("plan",)
-    operator_extra_links = (EndpointLink(),)
+    operator_extra_links = (EndpointLink(), ReleasesLink(), ModelLink())
 
     def __init__(self, *, plan: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -70,7 +90,7 @@ class ReleaseOperator(ModelOperator):
 
     def link_to(self, result: Mapping[str, Any]) -> str | None:
         """Lead to what serves."""
-        return f"http://127.0.0.1:{self.config.deploy.port}/model"
+        return f"{public_url(self.config)}/model"
 
 
 class RehearseReleaseOperator(ReleaseOperator):
@@ -118,8 +138,3 @@ class PromoteReleaseOperator(EvidencedReleaseOperator):
         result = {"version": release.version, "epoch": release.epoch, "action": release.action, "bundle_digest": release.digest}
         context["outlet_events"][assets.champion(self.model)].extra = result
         return result
-
-
-def _actor(context: Context) -> str:
-    run = context["dag_run"]
-    return f"{run.dag_id}/{run.run_id}"

@@ -1,22 +1,24 @@
-"""What every operator of a model shares: its config, its settings, its window, and a link to what it made."""
+"""What every operator of a model shares: its config, its settings, its window, and links to what it made and to the model's page."""
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from airflow.sdk import BaseOperator, BaseOperatorLink, Context
+from airflow.sdk import BaseOperator, BaseOperatorLink, Context, conf
 
 from windvane.config import ModelConfig, code_path
 from windvane.errors import ConfigError
 from windvane.load_config import load_model_config
 from windvane.model_code import ModelCode, load_model_code
-from windvane.settings import Settings, load_settings
+from windvane.settings import Settings
+from windvane.store_files import Place, place_of, relative_place, write_bytes
 from windvane.windows import Window, resolve_window
+from windvane_airflow.storage_connection import task_settings
 
 
 class MadeLink(BaseOperatorLink):
@@ -29,6 +31,18 @@ class MadeLink(BaseOperatorLink):
         return getattr(operator, "made", "")
 
 
+class ModelLink(BaseOperatorLink):
+    """The button that leads to the model's page; a subclass leads to the tab where the task's work shows."""
+
+    name = "Model"
+    tab: ClassVar[str] = ""
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """Return the address of the page; of the overview, where a task belongs to no model."""
+        model = getattr(operator, "model", "")
+        return web_path("/plugin/models" + (f"/{model}" if model else "") + (f"?tab={self.tab}" if self.tab else ""))
+
+
 class ModelOperator(BaseOperator):
     """An operator that works on one model.
 
@@ -39,7 +53,7 @@ class ModelOperator(BaseOperator):
         project: Directory that holds `dags/configs`, `expectations` and `include/models`.
     """
 
-    operator_extra_links = (MadeLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (MadeLink(), ModelLink())
     ui_color: ClassVar[str] = "#e8f1f8"
 
     def __init__(self, *, model: str, project: str, **kwargs: Any) -> None:
@@ -53,7 +67,7 @@ class ModelOperator(BaseOperator):
         """Where things are on this machine."""
         from dataclasses import replace
 
-        return replace(load_settings(), project=Path(self.project))
+        return replace(task_settings(), project=Path(self.project))
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -79,6 +93,13 @@ class ModelOperator(BaseOperator):
 
         return Ledger(self.settings.database)
 
+    @cached_property
+    def catalog(self) -> Any:
+        """What the Models page shows of batches, windows and versions."""
+        from windvane.catalog import Catalog
+
+        return Catalog(self.settings.database)
+
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the capability, keep its result as a file that the task links to, and return it."""
         refuse_unknown_conf(context)
@@ -98,17 +119,36 @@ class ModelOperator(BaseOperator):
         """Return the address of what was made; None leads to the result as JSON."""
         return None
 
-    def report_url(self, path: Path | str) -> str:
-        """Return the address under which the web server shows a file of the reports directory."""
-        relative = Path(path).resolve().relative_to(self.settings.reports.resolve())
-        return f"/windvane/reports/{quote(relative.as_posix())}"
+    def report_url(self, place: Place | str) -> str:
+        """Return the address under which the web server shows a file of the reports."""
+        return web_path(f"/windvane/reports/{quote(self.report_path(place))}")
+
+    def report_path(self, place: Place | str) -> str:
+        """Return a file's path within the reports, as the catalog keeps it."""
+        return relative_place(place_of(place) if isinstance(place, str) else place, self.settings.reports)
 
     def _keep(self, result: Mapping[str, Any], context: Context) -> str:
         run = quote(context["run_id"], safe="")
-        path = self.settings.reports / self.model / "runs" / self.dag_id / run / f"{self.task_id}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2, default=str), encoding="utf-8")
-        return self.report_url(path)
+        place = self.settings.reports / self.model / "runs" / self.dag_id / run / f"{self.task_id}.json"
+        write_bytes(place, json.dumps(result, indent=2, default=str).encode())
+        return self.report_url(place)
+
+
+def web_path(path: str) -> str:
+    """The path at which people find a page, also where Airflow is served under a path of its own."""
+    return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/") + path
+
+
+def run_of(context: Context) -> str:
+    """The run, as ledger and catalog name it: `<dag_id>/<run_id>`."""
+    run = context["dag_run"]
+    return f"{run.dag_id}/{run.run_id}"
+
+
+def actor_of(context: Context) -> str:
+    """Who does this, for the ledger and the lake: the run, and the user who triggered it where Airflow knows one."""
+    user = getattr(context["dag_run"], "triggering_user_name", None)
+    return run_of(context) + (f" by {user}" if user else "")
 
 
 def refuse_unknown_conf(context: Context) -> None:

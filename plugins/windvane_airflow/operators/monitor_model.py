@@ -6,7 +6,7 @@ from typing import Any
 from airflow.sdk import AssetAlias, Context
 
 from windvane_airflow import assets
-from windvane_airflow.operators.model_operator import MadeLink, ModelOperator, newest_window, run_window
+from windvane_airflow.operators.model_operator import MadeLink, ModelLink, ModelOperator, actor_of, newest_window, run_window
 
 
 class ReportLink(MadeLink):
@@ -31,7 +31,7 @@ class MonitorModelOperator(ModelOperator):
     The param `release` holds the reason for which a person calls the rows of the window good; it is released before it is looked at.
     """
 
-    operator_extra_links = (ReportLink(),)
+    operator_extra_links = (ReportLink(), ModelLink())
 
     def run(self, context: Context) -> dict[str, Any]:
         """Return the decision, its reason and where the report is."""
@@ -41,7 +41,7 @@ class MonitorModelOperator(ModelOperator):
 
         window = run_window(context, self.config, default=newest_window(self.lake.windows(self.model)))
         if reason := (context["params"].get("release") or "").strip():
-            release_window(self.config, self.lake, window, actor=_actor(context), reason=reason)
+            release_window(self.config, self.lake, window, actor=actor_of(context), reason=reason)
         result = monitor_window(self.config, self.code, self.settings, self.lake, self.ledger, window=window)
         self.log.info("%s: %s because %s", window, result.decision, result.reason)
         if result.alert:
@@ -59,9 +59,3 @@ class MonitorModelOperator(ModelOperator):
     def link_to(self, result: Mapping[str, Any]) -> str | None:
         """Lead to the report."""
         return self.report_url(result["report"]) if result["report"] else None
-
-
-def _actor(context: Context) -> str:
-    """Who released it: the user who triggered the run, where Airflow knows one."""
-    run = context["dag_run"]
-    return f"{run.dag_id}/{getattr(run, 'triggering_user_name', None) or run.run_id}"

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from airflow.sdk import Context
 
-from windvane_airflow.operators.model_operator import MadeLink, ModelOperator
+from windvane_airflow.operators.model_operator import MadeLink, ModelLink, ModelOperator
 
 
 class BacktestLink(MadeLink):
@@ -24,7 +24,7 @@ class RunBacktestOperator(ModelOperator):
         project: Directory that holds `dags/configs`, `expectations` and `include/models`.
     """
 
-    operator_extra_links = (BacktestLink(),)
+    operator_extra_links = (BacktestLink(), ModelLink())
 
     def __init__(self, *, project: str, **kwargs: Any) -> None:
         super().__init__(model="", project=project, **kwargs)

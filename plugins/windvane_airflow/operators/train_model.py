@@ -6,7 +6,13 @@ from typing import Any
 from airflow.sdk import AssetAlias, Context
 
 from windvane_airflow import assets
-from windvane_airflow.operators.model_operator import MadeLink, ModelOperator, requested_window
+from windvane_airflow.operators.model_operator import MadeLink, ModelLink, ModelOperator, requested_window, run_of
+
+
+class SnapshotLink(MadeLink):
+    """The button that leads to what is trained on."""
+
+    name = "Snapshot"
 
 
 class MLflowRunLink(MadeLink):
@@ -21,14 +27,17 @@ class ModelVersionLink(MadeLink):
     name = "Model version"
 
 
-class VerdictLink(MadeLink):
+class VerdictLink(ModelLink):
     """The button that leads to the verdict of the gates."""
 
     name = "Verdict"
+    tab = "challenger"
 
 
 class PlanTrainingOperator(ModelOperator):
     """Fix what a training reads: a table version, a window, the holdout, the config, the code and the seed."""
+
+    operator_extra_links = (SnapshotLink(), ModelLink())
 
     def run(self, context: Context) -> dict[str, Any]:
         """Return the snapshot."""
@@ -57,7 +66,7 @@ class TrainModelOperator(ModelOperator):
     """
 
     template_fields: Sequence[str] = ("snapshot",)
-    operator_extra_links = (MLflowRunLink(),)
+    operator_extra_links = (MLflowRunLink(), ModelLink())
 
     def __init__(self, *, snapshot: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -72,7 +81,7 @@ class TrainModelOperator(ModelOperator):
 
     def link_to(self, result: Mapping[str, Any]) -> str | None:
         """Lead to the MLflow run."""
-        return f"{self.settings.mlflow_uri}/#/experiments/{result['experiment_id']}/runs/{result['run_id']}"
+        return f"{self.settings.mlflow_link}/#/experiments/{result['experiment_id']}/runs/{result['run_id']}"
 
 
 class RegisterModelOperator(ModelOperator):
@@ -83,7 +92,7 @@ class RegisterModelOperator(ModelOperator):
     """
 
     template_fields: Sequence[str] = ("training",)
-    operator_extra_links = (ModelVersionLink(),)
+    operator_extra_links = (ModelVersionLink(), ModelLink())
 
     def __init__(self, *, training: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -91,15 +100,29 @@ class RegisterModelOperator(ModelOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         """Return the version."""
+        from windvane.bundle import open_bundle
         from windvane.register_model import register_model
 
         digest = self.training["bundle_digest"]
         version = register_model(self.config, self.settings, bundle_digest=digest, run_id=self.training["run_id"])
+        bundle = open_bundle(self.settings.bundles, digest)
+        self.catalog.record_version(
+            self.model,
+            version=version,
+            digest=digest,
+            manifest=bundle.manifest,
+            run_id=self.training["run_id"],
+            experiment_id=self.training["experiment_id"],
+            # of a bundle that was adopted, the run that made it knows
+            seconds=None if self.training["adopted"] else sum(self.training["seconds"].values()),
+            size_bytes=bundle.size_bytes(),
+            run=run_of(context),
+        )
         return {"version": version, "bundle_digest": digest}
 
     def link_to(self, result: Mapping[str, Any]) -> str | None:
         """Lead to the registered version."""
-        return f"{self.settings.mlflow_uri}/#/models/{self.model}/versions/{result['version']}"
+        return f"{self.settings.mlflow_link}/#/models/{self.model}/versions/{result['version']}"
 
 
 class GateChallengerOperator(ModelOperator):
@@ -111,7 +134,7 @@ class GateChallengerOperator(ModelOperator):
     """
 
     template_fields: Sequence[str] = ("snapshot", "registered")
-    operator_extra_links = (VerdictLink(),)
+    operator_extra_links = (VerdictLink(), MadeLink(), ModelLink())
 
     def __init__(self, *, snapshot: Any, registered: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -138,6 +161,9 @@ class GateChallengerOperator(ModelOperator):
         self.log.info(
             "Version %s against %s\n%s", self.registered["version"], "nothing" if served is None else "the champion", verdict.table()
         )
+        refused = "; ".join(f"{gate.name}: {gate.reason}" for gate in verdict.gates if not gate.passed)
+        reason = refused or f"passed {', '.join(gate.name for gate in verdict.gates)}"
+        self.catalog.record_verdict(self.model, version=self.registered["version"], passed=verdict.passed, reason=reason)
         if verdict.passed:
             extra = {"version": self.registered["version"], "bundle_digest": digest}
             context["outlet_events"][AssetAlias(f"{self.model}/challenger")].add(assets.challenger(self.model), extra=extra)

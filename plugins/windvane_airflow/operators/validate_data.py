@@ -5,7 +5,8 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from windvane_airflow.operators.model_operator import MadeLink, ModelOperator
+from windvane_airflow.operators.commit_data import BatchOperator
+from windvane_airflow.operators.model_operator import MadeLink, ModelLink
 
 
 class ValidationLink(MadeLink):
@@ -14,7 +15,7 @@ class ValidationLink(MadeLink):
     name = "Validation result"
 
 
-class ValidateDataOperator(ModelOperator):
+class ValidateDataOperator(BatchOperator):
     """Split a staged batch into valid and invalid rows, or refuse it.
 
     Args:
@@ -22,7 +23,7 @@ class ValidateDataOperator(ModelOperator):
     """
 
     template_fields: Sequence[str] = ("staged",)
-    operator_extra_links = (ValidationLink(),)
+    operator_extra_links = (ValidationLink(), ModelLink())
 
     def __init__(self, *, staged: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -34,7 +35,6 @@ class ValidateDataOperator(ModelOperator):
         Raises:
             DataError: If the batch was refused; it is then in the quarantine table.
         """
-        from windvane.commit_data import commit_data
         from windvane.extract_data import Staged
         from windvane.validate_data import validate_data
 
@@ -42,7 +42,7 @@ class ValidateDataOperator(ModelOperator):
         validation = validate_data(self.config, self.settings, Staged.from_json(self.staged), known_schema=known)
         self.made = self.report_url(validation.report_path)
         if validation.refused:
-            commit_data(self.config, self.lake, validation)
+            self.put(validation, context)
             validation.raise_if_refused()
         for reason in validation.reasons:
             self.log.warning("%s", reason)

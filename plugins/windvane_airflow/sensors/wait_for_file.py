@@ -10,9 +10,9 @@ from airflow.sdk import BaseSensorOperator, Context
 
 from windvane.config import FileWait
 from windvane.load_config import load_model_config
-from windvane.settings import load_settings
 from windvane.source_path import source_path
-from windvane_airflow.operators.model_operator import refuse_unknown_conf, run_window, since_watermark
+from windvane_airflow.operators.model_operator import ModelLink, refuse_unknown_conf, run_window, since_watermark
+from windvane_airflow.storage_connection import task_settings
 
 
 class WaitForFileSensor(BaseSensorOperator):
@@ -24,6 +24,7 @@ class WaitForFileSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ()
+    operator_extra_links = (ModelLink(),)
 
     def __init__(self, *, model: str, project: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -39,7 +40,7 @@ class WaitForFileSensor(BaseSensorOperator):
         wait = config.data.wait_for
         if not isinstance(wait, FileWait):
             return ""
-        watermark = Lake(load_settings().lake).watermark(self.model)
+        watermark = Lake(task_settings().lake).watermark(self.model)
         window = run_window(context, config, default=since_watermark(config, watermark))
         path = source_path(Path(self.project), wait.path, window)
         if not glob(path):

@@ -1,37 +1,48 @@
-"""Serves validation results, reports and verdicts to logged-in users; what they hold is treated as hostile."""
+"""Serves validation results, reports and verdicts to those who may read the model; what they hold is treated as hostile."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from airflow.api_fastapi.core_api.security import get_user
-from fastapi import Depends, FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse, Response
 
+from windvane.errors import ConfigError
+from windvane.object_path import ObjectPath
 from windvane.settings import load_settings
+from windvane_airflow.ui.find_file import find_file
+from windvane_airflow.ui.guard import KnownModel
+
+router = APIRouter()
 
 # a report may run its own scripts, but never in Airflow's origin and never reaching the network
 _HEADERS = {
     "Content-Security-Policy": (
         "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
-        "style-src 'unsafe-inline'; img-src data:; font-src data:"
+        "style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
     ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
+    "X-DNS-Prefetch-Control": "off",
 }
+# no SVG and no XML: they are documents with scripts of their own
 _TYPES = {".html": "text/html; charset=utf-8", ".json": "application/json", ".txt": "text/plain; charset=utf-8"}
+_MOST_BYTES = 100_000_000
 
 
-def build_app() -> FastAPI:
-    """Build the application that Airflow mounts; every route needs a user."""
-    app = FastAPI(dependencies=[Depends(get_user)], docs_url=None, redoc_url=None, openapi_url=None)
+@router.get("/reports/{model}/{path:path}")
+def report(path: str, known: KnownModel) -> Response:
+    """A file of the model's reports."""
+    reports = load_settings().reports
+    if isinstance(reports, ObjectPath):
+        return _stored_report(reports / known.model, path)
+    file, kind = find_file(reports / known.model, path, _TYPES)
+    if file.stat().st_size > _MOST_BYTES:
+        raise HTTPException(413, f"{known.model}/{path[:200]}: larger than {_MOST_BYTES // 1_000_000} MB; open it where it is stored")
+    return FileResponse(file, media_type=kind, headers=_HEADERS)
 
-    @app.get("/reports/{path:path}")
-    def report(path: str) -> FileResponse:
-        """Return a file of the reports directory."""
-        root = load_settings().reports.resolve()
-        file = (root / path).resolve()
-        if not file.is_relative_to(root) or not file.is_file() or file.suffix not in _TYPES:
-            raise HTTPException(status_code=404, detail=f"There is no report {Path(path).name!r}; it may have been removed.")
-        return FileResponse(file, media_type=_TYPES[file.suffix], headers=_HEADERS)
 
-    return app
+def _stored_report(place: ObjectPath, path: str) -> Response:
+    kind = _TYPES.get(PurePosixPath(path).suffix)
+    try:
+        if kind is None:
+            raise FileNotFoundError
+        return Response((place / path).read_bytes(most=_MOST_BYTES), media_type=kind, headers=_HEADERS)
+    except (FileNotFoundError, ConfigError) as exc:  # a part of the name is `..`
+        raise HTTPException(404, f"There is no file {Path(path).name[:80]!r} here; it may have been removed.") from exc
