@@ -29,6 +29,16 @@ def find_answer(settings: Settings, model: str, *, run: str) -> Release | None:
         ledger.close()
 
 
+def find_rejection(settings: Settings, model: str, digest: str) -> Release | None:
+    """The row with which a person rejected a bundle; None if none did, or if it was released since."""
+    ledger = Ledger(settings.database)
+    try:
+        rows = [row for row in ledger.history(model) if row.digest == digest]
+    finally:
+        ledger.close()
+    return rows[-1] if rows and is_answer(rows[-1]) and rows[-1].evidence["answer"] == "reject" else None
+
+
 def record_refusal(
     settings: Settings,
     model: str,

@@ -9,8 +9,8 @@ from urllib.parse import quote
 _MOST_SLICES = 10
 _MOST_GATES = 30
 _MOST_DIFFERENCES = 60
-_MOST_CHARACTERS = 80
-_MOST_LINE = 200
+_MOST_CHARACTERS = 48
+_MOST_LINE = 120
 _MOST_PROSE = 600
 _JOINER = "\u200d"  # within emoji
 _APART = "\u2060"  # no width: keeps what looks like an address from becoming a link
@@ -103,13 +103,10 @@ def _costs(told: Mapping[str, Any]) -> Iterator[list[str]]:
 def _config(lines: Sequence[str]) -> str:
     if not lines:
         return "No field differs."
-    shown = [_cut(_visible(line), _MOST_LINE) for line in lines[:_MOST_DIFFERENCES]]
+    # a list, not a block: Airflow shows the lines of a block as one
+    shown = [f"- {_code(line, _MOST_LINE, in_table=False)}" for line in lines[:_MOST_DIFFERENCES]]
     left = len(lines) - len(shown)
-    return "\n".join([fence := _fence(shown), *shown, *([f"… and {left} more lines"] if left else []), fence])
-
-
-def _fence(lines: Iterable[str]) -> str:
-    return "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
+    return "\n".join([*shown, *([f"- and {left} more lines"] if left else [])])
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -155,13 +152,14 @@ def _prose(text: str) -> str:
     )
 
 
-def _code(value: Any) -> str:
-    """A value of the data, as a code span that also holds within a table."""
-    text = _cut(_visible(str(value)), _MOST_CHARACTERS)
+def _code(value: Any, most: int = _MOST_CHARACTERS, *, in_table: bool = True) -> str:
+    """A value of the data, as a code span."""
+    text = _cut(_visible(str(value)), most)
     if not text.strip():
         return "*(empty)*"
-    # a table ends a cell at each pipe that has no backslash, and takes two backslashes for one
-    text = re.sub(r"\\(?=\|)", r"\\ ", text).replace("|", r"\|")
+    if in_table:
+        # a cell ends at each pipe that has no backslash, and two backslashes are taken for one
+        text = re.sub(r"\\(?=\|)", r"\\ ", text).replace("|", r"\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     padding = " " if text.startswith("`") or text.endswith("`") or (text.startswith(" ") and text.endswith(" ")) else ""
     return f"{fence}{padding}{text}{padding}{fence}"

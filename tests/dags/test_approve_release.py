@@ -167,6 +167,19 @@ def test_a_rejection_is_in_the_ledger_and_nothing_follows(settings, asked, ledge
         asked.dag.get_task("approve").execute(asked.context(events=[event_of(2, challenger)]))
 
 
+def test_what_was_rejected_is_not_asked_about_again_unless_a_person_wants_to(settings, asked, ledger, registry):
+    champion, challenger = make_bundle(settings, seed=1), make_bundle(settings, seed=2)
+    add(ledger, "promote", 1, champion.digest)
+    with pytest.raises(DownstreamTasksSkipped):
+        asked.answer(asked.ask(events=[event_of(2, challenger)]), "Reject", reason="no")
+    # the same bundle is adopted by a training that is run again
+    asked.run_id, asked.store = "asset_triggered__2", {}
+    with pytest.raises(AirflowSkipException, match=r"version 2 was rejected by Ada L\.: no; trigger churn__deploy with version: 2"):
+        asked.dag.get_task("approve").execute(asked.context(events=[event_of(2, challenger)]))
+    registry[2] = (2, challenger.digest)
+    assert asked.ask(version=2)["asked"]["version"] == 2
+
+
 def test_no_answer_in_time_fails_the_run_and_refuses(settings, asked, ledger):
     challenger = make_bundle(settings)
     kwargs = asked.ask(events=[event_of(1, challenger)])

@@ -56,6 +56,11 @@ class Browser:
         page.goto(f"{self.url}{path}")
         return page
 
+    def leave(self) -> None:
+        """Close all pages: one that stays open goes on asking for news."""
+        for context in list(self.chromium.contexts):
+            context.close()
+
     def watch(self, page: Any) -> None:
         """Take down whatever a page should not do."""
         page.on("console", lambda message: message.type == "error" and self.problems.append(f"console: {message.text} {message.location}"))

@@ -41,6 +41,13 @@ def browser(live: Live) -> Iterator[Browser]:
         yield opened
 
 
+@pytest.fixture(autouse=True)
+def left(browser: Browser) -> Iterator[None]:
+    """No page of a test before is open, and none stays."""
+    yield
+    browser.leave()
+
+
 @pytest.fixture(scope="module")
 def walked(live: Live) -> dict[str, str]:
     """The loop: version 1 serves, answers and is watched; version 2 waits for a person. The runs by DAG."""
@@ -108,7 +115,6 @@ def test_a_canary_that_runs_is_seen(live: Live, browser: Browser) -> None:
     page.set_content(f"<p>{hostile.SCRIPT}{hostile.IMAGE}{hostile.CLOSING}<script>document.cookie</script>")
     page.wait_for_function("window.__owned && window.__reads.length")
     assert {problem.split(":")[0] for problem in browser.problems} >= {"request", "dialog"}
-    page.context.close()
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -117,21 +123,18 @@ def test_no_script_runs_on_the_models_page(walked: dict[str, str], browser: Brow
     page = look(browser, f"/plugin/models/{MODEL}?tab={tab}", text=hostile.SCRIPT[:40])
     page.locator(".wv-section").wait_for()
     assert page.locator(".wv script, .wv iframe, .wv img, .wv [onload], .wv [onerror], .wv a[href^='javascript']").count() == 0
-    page.context.close()
 
 
 def test_no_script_runs_on_the_overview(walked: dict[str, str], browser: Browser) -> None:
     page = look(browser, "/plugin/models", text=MODEL)
     page.get_by_role("searchbox").fill(hostile.SCRIPT[:30])
     assert page.evaluate("window.__owned") is None
-    page.context.close()
 
 
 def test_no_script_runs_where_a_window_is_looked_at(live: Live, walked: dict[str, str], browser: Browser) -> None:
     page = look(browser, f"/plugin/models/{MODEL}?tab=data&window={hostile.WATCHED.key}", text=MODEL)
     page.get_by_role("dialog").wait_for()
     assert page.evaluate("window.__owned") is None
-    page.context.close()
 
 
 @pytest.mark.parametrize(
@@ -147,8 +150,7 @@ def test_no_script_runs_where_a_window_is_looked_at(live: Live, walked: dict[str
 )
 def test_no_script_runs_on_airflows_own_pages(walked: dict[str, str], browser: Browser, dag: str, path: str, text: str) -> None:
     kind = "deploy" if dag == "question" else dag
-    page = look(browser, f"/dags/{MODEL}__{kind}/runs/{quote(walked[dag], safe='')}{path}", text=text)
-    page.context.close()
+    look(browser, f"/dags/{MODEL}__{kind}/runs/{quote(walked[dag], safe='')}{path}", text=text)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,6 @@ def test_what_a_task_links_to_runs_nothing_in_airflows_origin(
     page = look(browser, path)
     # a document that is sandboxed has no origin: it could not read Airflow's cookie or storage if a script of it ran
     assert page.evaluate("self.origin") == "null"
-    page.context.close()
 
 
 def test_the_questions_body_is_text(live: Live, walked: dict[str, str]) -> None:

@@ -101,6 +101,7 @@ class ApproveReleaseOperator(ModelOperator, ApprovalOperator):
 
     def _find(self, context: Context, requested: Any) -> dict[str, Any]:
         """What to ask about: the version that a person named, or else of the event, or else the newest challenger."""
+        from windvane.record_answer import find_rejection
         from windvane.resolve_release import Candidate, resolve_release
 
         events = [extra for extra in event_extras(context) if isinstance(extra.get("version"), int) and extra.get("bundle_digest")]
@@ -112,6 +113,12 @@ class ApproveReleaseOperator(ModelOperator, ApprovalOperator):
             raise AirflowSkipException(f"nothing to approve: {exc}") from exc
         if plan.serves:
             raise AirflowSkipException(f"nothing to approve: version {plan.version} serves already")
+        rejected = find_rejection(self.settings, self.model, plan.digest) if requested is None else None
+        if rejected:
+            raise AirflowSkipException(
+                f"nothing to approve: version {plan.version} was {rejected.reason}; trigger {self.dag_id} with version: {plan.version} "
+                "to ask again"
+            )
         newer = [row["version"] for row in self.catalog.versions(self.model) if row["passed"] and row["version"] > plan.version]
         if requested is None and newer:
             raise AirflowSkipException(
