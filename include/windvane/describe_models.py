@@ -13,6 +13,7 @@ from typing import Any
 
 from windvane.catalog import Catalog
 from windvane.ledger import Ledger
+from windvane.record_answer import REJECTED
 from windvane.settings import Settings
 from windvane.survey_releases import Standing, survey_releases
 from windvane.windows import as_utc
@@ -73,7 +74,7 @@ def describe_models(settings: Settings, *, now: datetime, only: str | None = Non
         watched = catalog.overviews(only=only)
         trained = catalog.newest_versions(only=only)
         serving = {model: standing.serving for model, standing in standings.items()}
-        unmeasured = {(m, v) for m, v in serving.items() if v is not None and not (m in watched and watched[m]["points"])}
+        unmeasured = {(m, v) for m, v in serving.items() if v is not None and not _is_measured(watched.get(m), v)}
         holdouts = catalog.holdout_metrics(unmeasured)
     return {
         model: _row(model, standings.get(model), watched.get(model), trained.get(model), holdouts.get(model), now)
@@ -96,7 +97,7 @@ def _row(
 ) -> dict[str, Any]:
     newest, points = (watched["newest"], watched["points"]) if watched else (None, [])
     metric: Mapping[str, Any] | None = holdout
-    if watched and points:
+    if watched and points and (holdout is None or _is_measured(watched, standing.serving if standing else None)):
         end, value, kind = points[-1]
         metric = {"name": watched["metric"], "value": value, "kind": kind, "at": end}
     last = standing.last if standing else None
@@ -114,13 +115,19 @@ def _row(
     }
 
 
+def _is_measured(watched: Mapping[str, Any] | None, version: int | None) -> bool:
+    """Whether the newest window says how a version does; after a rollback it is about the one before."""
+    return bool(watched and watched["points"] and watched["newest"]["version"] in (None, version))
+
+
 def _causes(
     model: str, standing: Standing | None, newest: Mapping[str, Any] | None, trained: Mapping[str, Any] | None, now: datetime
 ) -> list[dict[str, Any]]:
     """Everything that is so of a model; at least one."""
     found: list[dict[str, Any]] = []
     last, version = (standing.last, standing.serving) if standing else (None, None)
-    if last and last["action"] in ("revert", "refuse"):
+    # a person's no was an answer, not a failure
+    if last and last["action"] in ("revert", "refuse") and not last["reason"].startswith(REJECTED):
         what = "was taken back" if last["action"] == "revert" else "was refused"
         found.append({"state": "degraded", "reason": f"version {last['version']} {what}: {last['reason']}"})
     if newest and _is_open(newest, standing):

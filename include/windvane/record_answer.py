@@ -11,6 +11,9 @@ from windvane.settings import Settings
 
 log = logging.getLogger(__name__)
 
+REJECTED = "rejected by "
+"""How the reason of a person's no begins."""
+
 _PATIENCE_SECONDS = 900
 _POLL_SECONDS = 2
 

@@ -117,7 +117,7 @@ def _last_report(config: ModelConfig, settings: Settings, platform: Reached) -> 
 
 
 def _key_option(config: ModelConfig, settings: Settings) -> str:
-    return f' -H "X-API-Key: $(docker compose exec worker-deploy windvane keys add {config.model} | head -n 1)"' if settings.network else ""
+    return f' -H "X-API-Key: $(docker compose exec worker-deploy windvane key add {config.model} | head -n 1)"' if settings.network else ""
 
 
 def _example() -> str:

@@ -1,9 +1,9 @@
 """The plugin's web application without a server: its addresses, its headers, and what is not served."""
 
+import gc
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class User:
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     """Somebody who may read and act on the model `flights` alone."""
 
     def only_flights(model: str) -> Known:
@@ -44,8 +44,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClie
     monkeypatch.delenv("WINDVANE_REPORTS", raising=False)
     app = build_app()
     app.dependency_overrides |= {get_user: User, known_model: only_flights}
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
+    return TestClient(app, raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -75,13 +74,12 @@ def test_every_route_is_walked() -> None:
     ],
 )
 def test_nobody_gets_nothing(method: str, path: str) -> None:
-    with TestClient(build_app()) as client:
-        assert client.request(method, path).status_code == 401
+    assert TestClient(build_app()).request(method, path).status_code == 401
 
 
 def test_who_is_not_logged_in_learns_nothing_from_a_body_that_is_wrong() -> None:
-    with TestClient(build_app()) as client:
-        assert client.post("/api/models/flights/freeze", content=b"{", headers={"content-type": "application/json"}).status_code == 401
+    client = TestClient(build_app())
+    assert client.post("/api/models/flights/freeze", content=b"{", headers={"content-type": "application/json"}).status_code == 401
 
 
 def test_answers_say_what_a_browser_may_do_with_them(client: TestClient, reports: Path) -> None:
@@ -261,6 +259,13 @@ def test_served_at_reads_a_time(client: TestClient, at: str, status: int) -> Non
     assert answer.status_code == status
     if status == 200:
         assert answer.json() == {"at": "2026-05-04T14:05:00+00:00", "shares": [], "since": None, "row": None}
+
+
+def test_what_the_server_loaded_is_not_looked_through_again() -> None:
+    gc.unfreeze()
+    with TestClient(build_app()):
+        assert gc.get_freeze_count() > 10_000
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,25 @@ def test_before_any_window_the_holdout_tells_the_metric(state):
     assert state.describe()["metric"] == {"name": "roc_auc", "value": 0.66, "kind": "holdout", "at": state.at(-60)}
 
 
+def test_a_version_that_a_person_rejected_degrades_nothing(state):
+    state.row("promote", 1, {1: 100}, minute=-50)
+    state.row("refuse", 2, {1: 100}, minute=-40, reason="rejected by admin: too slow")
+    assert state.state()[0] == "serving"
+    state.row("refuse", 3, {1: 100}, minute=-30, reason="the rehearsal failed")
+    assert state.state()[0] == "degraded"
+
+
+def test_after_a_rollback_the_metric_is_not_that_of_the_version_before(state):
+    state.train(1, minute=-60, value=0.66)
+    state.row("promote", 1, {1: 100}, minute=-50)
+    state.row("promote", 2, {2: 100}, minute=-40)
+    state.decide("ok", version=2, value=0.9, minute=-30)
+    assert state.describe()["metric"]["value"] == 0.9
+    state.row("rollback", 1, {1: 100}, minute=-20)
+
+    assert state.describe()["metric"] == {"name": "roc_auc", "value": 0.66, "kind": "holdout", "at": state.at(-60)}
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [

@@ -48,7 +48,7 @@ class KeyCheck:
             if self._failing:
                 raise RequestError(401, "the keys of this model cannot be read; the service's log says why")
             if self._required:
-                raise RequestError(401, "a key is needed and the model has none yet; make one with `windvane keys add`")
+                raise RequestError(401, "a key is needed and the model has none yet; make one with `windvane key add`")
             return
         given = _given(headers)
         if given is None:

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 
 from windvane.config import shortest_duration
 from windvane.errors import StaleEpoch
+from windvane.record_answer import REJECTED
 from windvane_airflow.operators.model_operator import (
     ModelLink,
     ModelOperator,
@@ -96,7 +97,7 @@ class ApproveReleaseOperator(ModelOperator, ApprovalOperator):
             self.log.info("Version %s was approved by %s: %s", asked["version"], approval["by"], reason or "no reason given")
             told = {name: asked[name] for name in ("version", "bundle_digest")}
             return {"chosen_options": [self.APPROVE], **told, "approval": approval}
-        self._refuse(context, asked, approval["by"], f"rejected by {approval['by']}: {reason or 'no reason given'}", approval)
+        self._refuse(context, asked, approval["by"], f"{REJECTED}{approval['by']}: {reason or 'no reason given'}", approval)
         return super().execute_complete(context=context, event=event)
 
     def _find(self, context: Context, requested: Any) -> dict[str, Any]:

@@ -251,7 +251,7 @@ function NoModels() {
     Empty,
     { title: "There are no models yet" },
     "Run ",
-    h("code", null, "windvane new <name>"),
+    h("code", null, "windvane new-model <name>"),
     " in the project, or write ",
     h("code", null, "dags/configs/<name>.yaml"),
     ". The model appears here with its five DAGs within seconds. If there should be models, ask whether you may read their DAGs.",
