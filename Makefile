@@ -34,8 +34,10 @@ help:  ## Show this.
 demo: $(INSTALLED)  ## Run the whole loop on the flights of 2013; TARGET=docker serves from containers, UNTIL=2013-09 goes on longer.
 	@$(BIN)/windvane demo --until $(UNTIL) $(if $(TARGET),--target $(TARGET))
 
+# tests of one platform each need the machine for themselves, the others share its cores
 test: check  ## Set everything up, check, and run all tests.
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/unit tests/dags --numprocesses logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest tests/live
 
 up: $(INSTALLED)  ## Start Airflow, MLflow and the scoring services on 127.0.0.1.
 	@$(BIN)/windvane up

@@ -87,6 +87,14 @@ class Stack:
         assert done.returncode == 0, f"docker compose {' '.join(arguments)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
+    def failure(self, *arguments: str, seconds: float = 300) -> str:
+        """What `docker compose` printed when it failed, as it should."""
+        done = subprocess.run(
+            self.command(*arguments), cwd=REPOSITORY, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        assert done.returncode != 0, done.stdout
+        return done.stdout + done.stderr
+
     def containers(self, service: str) -> list[dict[str, Any]]:
         """What the engine says of the containers of a service."""
         ids = self.run("ps", "--all", "--quiet", service).split()

@@ -98,6 +98,22 @@ function describe(text, response) {
 const kept = new Map();
 const MOST_KEPT = 20;
 
+let early = null;
+
+/** Ask for an address before there is anything to show it in; the first that reads it gets this answer. */
+export function readEarly(path) {
+  early = { path, answer: read(path) };
+  // whoever reads it is told of an error
+  early.answer.catch(() => {});
+}
+
+function takeEarly(path) {
+  if (early?.path !== path) return null;
+  const { answer } = early;
+  early = null;
+  return answer;
+}
+
 /** What was read last of this address, if anything. */
 export function lastRead(path) {
   return kept.get(path)?.data ?? null;
@@ -123,7 +139,7 @@ export function useResource(path, every, merge = (fresh) => fresh) {
       controller?.abort();
       const mine = (controller = new AbortController());
       try {
-        const fresh = await read(path, mine.signal);
+        const fresh = await (takeEarly(path) ?? read(path, mine.signal));
         if (ended || mine.signal.aborted) return;
         current = { data: merge(fresh, current?.data ?? null), error: null, at: Date.now() };
         keep(path, current);

@@ -4,13 +4,13 @@
 // them for good, and never mixes the modules of two releases.
 
 // named here so that the browser fetches them at once, not one level of imports after the other
-import "./api.js";
 import "./choose_models.js";
 import "./format.js";
 import "./model_row.js";
 import "./shapes.js";
 import "./sparkline.js";
 import "./words.js";
+import { readEarly } from "./api.js";
 import { Overview } from "./overview.js";
 import { h, lazy, Suspense, useEffect, useLocation, useNavigate, useState } from "./host.js";
 import { Skeleton } from "./elements.js";
@@ -18,6 +18,8 @@ import { Skeleton } from "./elements.js";
 const ModelPage = lazy(() => import("./model.js").then((module) => ({ default: module.ModelPage })));
 
 addStyles();
+// Airflow takes a while until it draws this page; the models are on their way by then
+if (readModel(location.pathname) === null) readEarly("models");
 
 globalThis.Models = function Models() {
   const { pathname } = useLocation();
