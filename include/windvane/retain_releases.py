@@ -64,7 +64,10 @@ def retain_releases(settings: Settings, config: ModelConfig, history: Sequence[R
     challenger = get_alias(settings, config.model, CHALLENGER)
     if challenger and challenger[1]:
         keep = {*keep, challenger[1]}
-    return done + [f"{config.model}: removed the bundle {digest[:12]}" for digest in prune_bundles(settings, config.model, keep)]
+    # somebody may be asked about one that a newer challenger followed
+    young = _YOUNG_SECONDS + (config.approval.timeout.total_seconds() if config.approval.required else 0)
+    gone = prune_bundles(settings, config.model, keep, young_seconds=young)
+    return done + [f"{config.model}: removed the bundle {digest[:12]}" for digest in gone]
 
 
 def prune_bundles(settings: Settings, model: str, keep: Collection[str], *, young_seconds: float = _YOUNG_SECONDS) -> list[str]:

@@ -2,12 +2,13 @@
 
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from small_bundle import MODEL, make_bundle, make_config, make_settings
 
 import windvane.register_model as registering
+from windvane.config import Approval
 from windvane.errors import ServiceUnavailable
 from windvane.ledger import Ledger
 from windvane.resolve_release import resolve_release
@@ -102,6 +103,15 @@ def test_the_challenger_the_young_and_other_models_stay(settings, ledger, challe
     assert left(settings) == {ledger.last(MODEL).digest, challenger["challenger"], young}
     assert gone not in left(settings)
     assert prune_bundles(settings, "another", ()) == []
+
+
+def test_what_a_person_may_be_asked_about_stays_as_long_as_the_question(settings, ledger, challenger):
+    add(ledger, "promote", 1, old_bundle(settings, 1))
+    asked = old_bundle(settings, 2)
+    for days, stays in ((3, True), (0.5, False)):
+        approval = Approval(required=True, timeout=timedelta(days=days))
+        retain_releases(settings, make_config().model_copy(update={"approval": approval}), ledger.history(MODEL))
+        assert (asked in left(settings)) is stays
 
 
 def test_while_a_rollout_is_under_way_or_mlflow_is_away_nothing_goes(settings, ledger):
