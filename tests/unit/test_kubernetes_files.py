@@ -16,16 +16,17 @@ from windvane.kubernetes_place import read_place
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "deploy" / "kubernetes"
 BASES = ("models", "platform", "mlflow")
-# keys of the chart 1.22 that the values use, from its documentation and release notes as far as they tell; below `config` are Airflow's own
+# keys of the chart that the values use; docs/kubernetes.md says which versions of it were read. Below `config` are Airflow's own
 CHART = {
     *("airflowVersion", "airflowLocalSettings", "executor", "extraEnvFrom"),
     *("images.airflow.repository", "images.airflow.tag", "images.airflow.pullPolicy"),
     *("postgresql.enabled", "redis.enabled", "statsd.enabled", "cleanup.enabled", "createUserJob.enabled", "networkPolicies.enabled"),
     *("data.metadataSecretName", "data.brokerUrlSecretName", "fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"),
     *("securityContexts.pod", "securityContexts.containers", "ingress.apiServer.enabled", "ingress.flower.enabled"),
-    *("migrateDatabaseJob.useHelmHooks", "migrateDatabaseJob.applyCustomEnv", "dagProcessor.enabled", "triggerer.persistence.enabled"),
+    *(f"migrateDatabaseJob.{key}" for key in ("useHelmHooks", "applyCustomEnv", "jobAnnotations")),
+    *("dagProcessor.enabled", "triggerer.persistence.enabled", "scheduler.env", "apiServer.networkPolicy.ingress.from"),
     *(f"{part}.{key}" for part in ("apiServer", "scheduler", "dagProcessor", "triggerer") for key in ("replicas", "resources")),
-    *(f"{part}.podDisruptionBudget.{key}" for part in ("apiServer", "scheduler") for key in ("enabled", "config")),
+    *(f"{part}.podDisruptionBudget.enabled" for part in ("apiServer", "scheduler")),
     *(f"workers.{kind}.{key}" for kind in ("kubernetes", "celery") for key in ("resources", "terminationGracePeriodSeconds")),
     *(
         f"workers.{kind}.serviceAccount.{key}"
@@ -33,8 +34,16 @@ CHART = {
         for key in ("create", "name", "automountServiceAccountToken")
     ),
     *(f"workers.celery.{key}" for key in ("enableDefault", "queue", "replicas", "persistence.enabled", "sets")),
-    *(f"workers.celery.keda.{key}" for key in ("enabled", "pollingInterval", "cooldownPeriod", "minReplicaCount", "maxReplicaCount")),
+    *(f"workers.celery.keda.{key}" for key in ("enabled", "pollingInterval", "minReplicaCount", "maxReplicaCount", "advanced")),
     *("dags.persistence.enabled", "dags.gitSync.enabled", "logs.persistence.enabled"),
+}
+# what the chart's schema takes, by the last part of the key; the others are text
+KINDS = {
+    **dict.fromkeys(("enabled", "create", "automountServiceAccountToken", "useHelmHooks", "applyCustomEnv", "enableDefault"), bool),
+    **dict.fromkeys(("replicas", "terminationGracePeriodSeconds", "pollingInterval", "minReplicaCount", "maxReplicaCount"), int),
+    **dict.fromkeys(("resources", "pod", "containers", "jobAnnotations", "advanced"), dict),
+    **dict.fromkeys(("sets", "from", "env"), list),
+    "airflowLocalSettings": type(None),
 }
 
 
@@ -50,13 +59,13 @@ def built(base):
 
 
 def leaves(values, known, prefix=""):
-    """The paths of the keys, down to those that the chart knows as a whole."""
+    """The paths of the keys and their values, down to those that the chart knows as a whole."""
     for key, value in values.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and value and path not in known:
             yield from leaves(value, known, f"{path}.")
         else:
-            yield path
+            yield path, value
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -132,9 +141,26 @@ def test_the_settings_are_what_the_target_asks_for():
 def test_the_values_ask_the_chart_only_for_what_it_knows(name):
     values = yaml.safe_load((FOLDER / name).read_text())
     config = values.pop("config")
-    assert set(leaves(values, CHART)) <= CHART
+    used = dict(leaves(values, CHART))
+    assert set(used) <= CHART
+    assert [path for path, value in used.items() if type(value) is not KINDS.get(path.rpartition(".")[2], str)] == []
     # the chart writes these into airflow.cfg, where all is text
     assert all(isinstance(value, str) for section in config.values() for value in section.values())
+
+
+def test_the_values_go_with_the_defaults_of_the_chart():
+    values, celery = (yaml.safe_load((FOLDER / name).read_text()) for name in ("values.yaml", "values-celery-keda.yaml"))
+    # the chart's policy for the API server lets nobody in that is not listed
+    assert values["networkPolicies"]["enabled"]
+    assert values["apiServer"]["networkPolicy"]["ingress"]["from"]
+    # the chart makes an account for each set of workers: one name, one that makes it
+    workers = celery["workers"]["celery"]
+    assert {key for one in workers["sets"] for key in one} <= {"name", *workers}
+    made = [one["name"] for one in (workers["serviceAccount"], *(one["serviceAccount"] for one in workers["sets"])) if one["create"]]
+    assert made == ["airflow-worker"]
+    # airflow_local_settings.py goes by the variable; the chart writes the executor into airflow.cfg alone
+    for one in (values, celery):
+        assert one["scheduler"]["env"] == [{"name": "AIRFLOW__CORE__EXECUTOR", "value": one["executor"]}]
 
 
 def test_the_values_fit_the_rest():
