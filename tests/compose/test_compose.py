@@ -187,8 +187,16 @@ def _tell(stack: Stack, story: Path, demo: subprocess.Popen[bytes]) -> None:
     )
 
     seen("March: flights are scored")
-    key = stack.windvane("key", "add", MODEL).splitlines()[0]
-    with steady_load(stack.endpoint, {"dataframe_records": [ROW]}, per_second=20, headers={"X-API-Key": key}) as load:
+    headers = {"X-API-Key": stack.windvane("key", "add", MODEL).splitlines()[0]}
+    body = {"dataframe_records": [ROW]}
+    # scorers read new keys within a second
+    wait_for(
+        lambda: session().post(f"{stack.endpoint}/invocations", json=body, headers=headers, timeout=10).status_code == 200,
+        "the key is known",
+        seconds=3,
+        every=0.2,
+    )
+    with steady_load(stack.endpoint, body, per_second=20, headers=headers) as load:
         seen("May: outcomes arrive")
         wait_for(lambda: _running(client, "ingest", None), "May is ingested", seconds=60, every=0.1)
         _crash_store(stack, "postgres")
@@ -308,7 +316,7 @@ def test_it_comes_up_again_with_what_it_knew(stack: Stack) -> None:
     migrate = ("run", "--rm", "-T", "--entrypoint", "airflow", "airflow-init", "db")
     stack.run(*migrate, "downgrade", "--to-version", "3.1.0", "--yes")
     assert "unapplied migrations" in stack.failure(*migrate, "check-migrations", "--migration-wait-timeout", "0")
-    stack.run("up", "--detach", "--wait", "--no-build", seconds=900)
+    stack.run("up", "--detach", "--wait", "--no-build", "--scale", "worker-train=2", seconds=900)
     assert stack.windvane("ledger", MODEL, "--json") == before
     key = stack.windvane("key", "list", MODEL, "--json")
     assert json.loads(key)
