@@ -288,7 +288,10 @@ class _Story:
     def _refuse_failure(self, run: Any) -> None:
         if isinstance(run, RunSeen) and run.state == "failed":
             tasks = ", ".join(task.task_id for task in run.tasks.values() if task.state == "failed")
-            raise DemoFailed(f"{run.dag_id}: {tasks or 'the run'} failed; its log: {self.client.run_url(run.dag_id, run.run_id)}")
+            last = self.ledger.last(MODEL)
+            taken_back = last and run.dag_id == f"{MODEL}__deploy" and last.action in ("revert", "refuse")
+            why = f" ({last.action} of version {last.version}: {last.reason})" if last and taken_back else ""
+            raise DemoFailed(f"{run.dag_id}: {tasks or 'the run'} failed{why}; its log: {self.client.run_url(run.dag_id, run.run_id)}")
 
 
 def _months(until: str) -> list[Window]:

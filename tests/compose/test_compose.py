@@ -314,7 +314,7 @@ def test_it_comes_up_again_with_what_it_knew(stack: Stack) -> None:
     stack.run("run", "--rm", "--no-deps", "-T", "--entrypoint", "windvane", "worker-deploy", "down")
     stack.run("down")
     migrate = ("run", "--rm", "-T", "--entrypoint", "airflow", "airflow-init", "db")
-    stack.run(*migrate, "downgrade", "--to-version", "3.1.0", "--yes")
+    stack.run(*migrate, "downgrade", "--to-version", "3.2.0", "--yes")
     assert "unapplied migrations" in stack.failure(*migrate, "check-migrations", "--migration-wait-timeout", "0")
     stack.run("up", "--detach", "--wait", "--no-build", "--scale", "worker-train=2", seconds=900)
     assert stack.windvane("ledger", MODEL, "--json") == before
