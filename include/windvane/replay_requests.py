@@ -125,10 +125,13 @@ def open_table(lake: Lake | None, model: str, table: str) -> DeltaTable | None:
 
 
 def _newest(config: ModelConfig, settings: Settings, lake: Lake | None, rows: int, *, names: set[str]) -> list[dict[str, Any]]:
-    """The newest logged rows that have these columns, oldest first; bounded in memory, and in what is looked at."""
+    """The newest logged rows that have these columns, oldest first; bounded in memory, and in what is looked at.
+
+    A row that was asked about again and again, as by what watches an endpoint, is one row: it is no more evidence than once.
+    """
     if rows <= 0:
         return []
-    found: list[dict[str, Any]] = []
+    found: dict[Any, dict[str, Any]] = {}
     seen: list[str] = []
     scanned = 0
     for path in reversed(list_segments(config, settings)):
@@ -140,13 +143,22 @@ def _newest(config: ModelConfig, settings: Settings, lake: Lake | None, rows: in
         if table is None:
             continue
         seen.append(path.stem)
-        found += _fitting(table.select(_COLUMNS), names)
+        _add(found, _fitting(table.select(_COLUMNS), names))
         scanned += table.num_rows
         if len(found) >= rows or scanned >= _SCANNED * rows:
             break
     if len(found) < rows and scanned < _SCANNED * rows:
-        found += _fitting(_newest_collected(open_table(lake, config.model, "predictions"), _SCANNED * rows, without=seen), names)
-    return sorted(found, key=lambda row: row["received"])[-rows:]
+        collected = _newest_collected(open_table(lake, config.model, "predictions"), _SCANNED * rows, without=seen)
+        _add(found, _fitting(collected, names))
+    return sorted(found.values(), key=lambda row: row["received"])[-rows:]
+
+
+def _add(found: dict[Any, dict[str, Any]], rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows, of each the newest; without an id nobody knows which are the same."""
+    for row in rows:
+        key = (row["id"], row["features"]) if row["id"] is not None else (len(found),)
+        if key not in found or found[key]["received"] < row["received"]:
+            found[key] = row
 
 
 def _fitting(table: pa.Table, names: set[str]) -> list[dict[str, Any]]:

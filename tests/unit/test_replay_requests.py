@@ -75,6 +75,15 @@ def numbers(replay):
     return [json.loads(text)["n"] for text in replay.features]
 
 
+def test_a_row_that_is_asked_about_again_and_again_is_one_row(config, settings, lake, tmp_path):
+    probe = [row(n, id="probe", features={"n": -1.0}) for n in range(100, 200)]
+    write(settings, "20260501T120000000000Z-a", [row(1), *probe, row(2), row(3, id="k1")])
+    found = gather(config, settings, lake, make_candidate(tmp_path / "b"), rows=5)
+    assert numbers(found)[: found.logged] == [1.0, 2.0, 3.0, -1.0], "another row of the same id is another row"
+    write(settings, "20260501T120000000000Z-a", [row(n, id=None, features={"n": 7.0}) for n in range(4)])
+    assert gather(config, settings, lake, make_candidate(tmp_path / "b")).logged == 4, "without an id nobody knows"
+
+
 def test_without_log_and_lake_held_out_rows_are_the_evidence(config, settings, tmp_path):
     found = gather(config, settings, None, make_candidate(tmp_path / "b"))
 
