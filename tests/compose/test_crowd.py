@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from compose_stack import Stack, free_port, wait_for
 
-from windvane.airflow_client import AirflowClient
+from windvane.airflow_client import AirflowClient, NotFound
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -79,7 +79,7 @@ def add_models(stack: Stack, models: Sequence[str], *, search: str = "") -> Airf
 
 def run_all(client: AirflowClient, dags: Sequence[str], conf: dict[str, Any] | None = None) -> dict[str, list[dict[str, Any]]]:
     """Start all of them, wait until all have ended well, and return their tasks by DAG."""
-    runs = {dag: client.trigger(dag, conf) for dag in dags}
+    runs = {dag: wait_for(lambda dag=dag: start(client, dag, conf), f"{dag} can be started", seconds=60) for dag in dags}
     tasks: dict[str, list[dict[str, Any]]] = {}
 
     def ended() -> bool:
@@ -92,6 +92,14 @@ def run_all(client: AirflowClient, dags: Sequence[str], conf: dict[str, Any] | N
 
     wait_for(ended, f"{len(runs)} runs end", seconds=1500, every=2)
     return tasks
+
+
+def start(client: AirflowClient, dag: str, conf: dict[str, Any] | None) -> str | None:
+    """The run; None while Airflow lists the DAG and has not stored the rest of it."""
+    try:
+        return client.trigger(dag, conf)
+    except NotFound:
+        return None
 
 
 def most_at_once(tasks: Sequence[dict[str, Any]]) -> int:
