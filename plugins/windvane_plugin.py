@@ -1,4 +1,4 @@
-"""Registers Windvane's pages in Airflow's web server, nothing else: every task process executes this file too."""
+"""Registers Windvane's pages in Airflow's web server and its pool in the scheduler, no more: every task process executes this file too."""
 
 import sys
 from functools import cached_property
@@ -29,3 +29,12 @@ class WindvanePlugin(AirflowPlugin):
         from windvane_airflow.ui.serve_page import models_page
 
         return [models_page()]
+
+    @cached_property
+    def listeners(self) -> list[Any]:
+        """What makes the pool of trainings, only in the scheduler."""
+        if "scheduler" not in sys.argv:
+            return []
+        from windvane_airflow.make_pools import PoolMaker
+
+        return [PoolMaker()]

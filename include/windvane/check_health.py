@@ -9,9 +9,10 @@ from windvane.call_local import local_session
 from windvane.config import ModelConfig
 from windvane.errors import ConfigError
 from windvane.ledger import Ledger
-from windvane.load_config import list_configs, load_config
+from windvane.load_config import list_configs
 from windvane.manage_processes import holder_of, listening
 from windvane.record_platform import Platform
+from windvane.reload_config import reload_config
 from windvane.report_state import read_report
 from windvane.settings import Settings
 
@@ -118,6 +119,6 @@ def good_configs(settings: Settings) -> Iterator[ModelConfig]:
     """The configs of a project that can be read."""
     for path in list_configs(settings.project):
         try:
-            yield load_config(path)
+            yield reload_config(path)
         except ConfigError:
             continue  # it shows in Airflow as <model>__config_error, and hides no other

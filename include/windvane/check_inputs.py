@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,14 @@ from windvane.errors import DataError
 from windvane.known_column import SAMPLED, Known, as_numbers, kind_of, natural_share, noise
 from windvane.signature import Column, conform
 
+if TYPE_CHECKING:
+    from windvane.survey_window import Survey
+
 __all__ = ["Problem", "check_inputs", "check_labels", "conform_each", "parse_served_inputs"]
 
 _REPEATED, _HARDLY_ANY = 0.1, 0.01
-_MOST_ROWS = 200_000
+MOST_REPEATS = 200_000
+"""Of more rows, those are looked through for repeats whose key is one of a few."""
 _COLLAPSED, _COLLAPSED_WITH_INPUTS = 0.1, 0.02
 _NEW_CLASS = 0.2
 _STUCK_SHARE, _STUCK_CHANCE, _LONGER = 0.2, 1e-9, 3
@@ -33,6 +37,7 @@ def check_inputs(
     skip: Sequence[str] = (),
     stands_for: int | None = None,
     may_repeat: bool = False,
+    survey: "Survey | None" = None,
 ) -> tuple[Problem, ...]:
     """List what is broken in the inputs of a window; a mere shift of a distribution is not.
 
@@ -45,6 +50,7 @@ def check_inputs(
         stands_for: Number of rows that the reference is an even sample of; None when not known. With it, values that come in
             long runs by nature, such as zeros at night, are told from those that are stuck.
         may_repeat: Whether equal rows are no problem: clients may ask twice for the same.
+        survey: What all rows of the window showed, where `frame` is a sample of them.
 
     Returns:
         The problems, in the order of the columns; no text of any row is in them.
@@ -63,9 +69,16 @@ def check_inputs(
         then = reference[column] if reference is not None and column in reference.columns and len(reference) else None
         found = check_column(frame[column], then, stands_for=stands_for)
         problems += [Problem(f.check, name, f.rows, f"{where}column {name} {f.text}") for f in found]
+    if survey is not None:
+        infinite = [(neutralise(column), count) for column, count in survey.infinite.items() if count and column not in skip]
+        problems = [problem for problem in problems if problem.check != "infinite"]
+        problems += [
+            Problem("infinite", name, n, f"{where}column {name} has {n} infinite values in {survey.rows} rows") for name, n in infinite
+        ]
     if reference is not None and not may_repeat and not problems:
         names = [column for column in columns if column in reference.columns and column in frame.columns and column not in skip]
-        problems += _check_repeats(frame[names], reference[names], where)
+        rows = frame if survey is None else survey.alike
+        problems += _check_repeats(rows[names], reference[names], where, of=len(frame) if survey is None else survey.rows)
     return tuple(problems)
 
 
@@ -125,19 +138,26 @@ def conform_each(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame
     return made
 
 
-def _check_repeats(frame: pd.DataFrame, reference: pd.DataFrame, where: str) -> Iterator[Problem]:
+def most_distinct(rows: pd.DataFrame) -> str:
+    """The column with the most values; rows cannot repeat more than its values do."""
+    distinct = {str(column): rows[column].nunique() for column in rows.columns}
+    return max(distinct, key=lambda column: distinct[column])
+
+
+def _check_repeats(frame: pd.DataFrame, reference: pd.DataFrame, where: str, *, of: int) -> Iterator[Problem]:
     """Rows that are repeated entirely, where training had hardly any.
 
     Two rows may be equal by chance, the more of them the more rows there are: the chance is bounded by the pairs of the reference.
+
+    Args:
+        of: The number of rows that there are; the frame has of each of its rows all that equal it.
     """
-    n, m = len(frame), len(reference)
+    n, m = of, len(reference)
     if not frame.shape[1] or n < 2 or m < 2:
         return
-    # rows cannot repeat more than the values of any one column
-    distinct = {column: reference[column].nunique() for column in reference.columns}
-    key = max(distinct, key=lambda column: distinct[column])
-    repeated = n - frame[key].nunique(dropna=False)
-    if repeated <= _REPEATED * n:
+    key = most_distinct(reference)
+    repeated = len(frame) - frame[key].nunique(dropna=False)
+    if repeated <= _REPEATED * len(frame):
         return
     counts = reference.groupby(list(reference.columns), dropna=False, observed=True, sort=False).size().to_numpy()
     if 1 - len(counts) / m > _HARDLY_ANY:
@@ -146,7 +166,7 @@ def _check_repeats(frame: pd.DataFrame, reference: pd.DataFrame, where: str) -> 
     luck = n / 2 * (pairs + 5 * math.sqrt(pairs + 1)) / (m * (m - 1) / 2)
     # equal rows have equal keys, so that rows chosen by their key keep all that equal them
     hashes = pd.util.hash_pandas_object(frame[key], index=False).to_numpy()
-    chosen = frame[hashes % np.uint64(-(-n // _MOST_ROWS)) == 0]
+    chosen = frame[hashes % np.uint64(-(-len(frame) // MOST_REPEATS)) == 0]
     share = float(chosen.duplicated().mean()) if len(chosen) else 0.0
     if share > _REPEATED + luck + noise(0.0, n, m):
         yield Problem(

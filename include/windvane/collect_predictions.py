@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from windvane.config import ModelConfig
+from windvane.draw_rows import AT_ONCE, Chosen, Drawn, draw_rows, read_named
 from windvane.encode_rows import encode_logged
 from windvane.errors import DataError, StorageError
 from windvane.lake import Lake
@@ -94,29 +95,50 @@ def read_segment(path: Segment) -> pa.Table | None:
         raise DataError(f"{path}: not a request-log segment: {str(exc)[:200]}") from exc
 
 
-def join_outcomes(config: ModelConfig, lake: Lake, window: Window) -> pd.DataFrame:
+def join_outcomes(config: ModelConfig, lake: Lake, window: Window, *, most: int = AT_ONCE) -> Drawn:
     """Join the scored rows of a window of data time with their outcomes, by `data.id`, else by the request id.
 
     Of several scorings of one id the latest counts. Rows that were scored without an id have no outcome.
 
+    Args:
+        most: Of more scored rows than this an even sample is joined, with all scorings of each id that is in it.
+
     Returns:
-        Columns id, time, version, score, prediction, probabilities, label (null where the outcome is not known).
+        Columns id, time, version, score, prediction, probabilities, label (null where the outcome is not known); and the number of
+        rows in the log that they are of.
     """
     kept = ["id", "time", "version", "score", "prediction", "probabilities", "label"]
     columns = ["request_id", "row", "received", *kept[:-1]]
-    scored = lake.read(config.model, "predictions", window=window, time="time", columns=columns)
-    if scored.empty:
-        return pd.DataFrame(columns=kept)
     key = "id" if config.data.id else "request_id"
+    names = list(dict.fromkeys([key, "request_id"]))
+    logged = draw_rows(lake, config.model, "predictions", Chosen(window, "time"), most=most, key=names, columns=columns)
+    scored = logged.rows
+    if scored.empty:
+        return Drawn(pd.DataFrame(columns=kept), logged.of)
     scored = scored.sort_values(["received", "row"], kind="stable")
     if key == "id":
         scored = scored[scored["id"].isna() | ~scored["id"].duplicated(keep="last")]
-    source = config.data.id or "request_id"
-    known = lake.read(config.model, "raw", window=window, time=config.data.time, columns=[source, config.data.label])
-    known = known[known[source].notna() & known[config.data.label].notna()]
-    labels = known.set_index(known[source].astype(str))[config.data.label]
-    labels = labels[~labels.index.duplicated(keep="last")]
-    return scored.assign(label=scored[key].map(labels))[kept].reset_index(drop=True)
+    labels = _labels(config, lake, window, wanted=pd.Index(scored[key].dropna().unique()), most=most)
+    joined = scored.assign(label=scored[key].map(labels))[kept].reset_index(drop=True)
+    return Drawn(joined, logged.of if logged.is_sampled else len(joined))
+
+
+def _labels(config: ModelConfig, lake: Lake, window: Window, *, wanted: "pd.Index[Any]", most: int) -> "pd.Series[Any]":
+    """The outcomes of a window by the text of the id, of at least these ids where they are known."""
+    source, label = config.data.id or "request_id", config.data.label
+    known = read_named(
+        lake,
+        config.model,
+        "raw",
+        Chosen(window, config.data.time, known=label),
+        name=source,
+        wanted=wanted,
+        at_once=most,
+        columns=[source, label],
+    )
+    known = known[known[source].notna()]
+    labels = known.set_index(known[source].astype(str))[label]
+    return labels[~labels.index.duplicated(keep="last")]
 
 
 def _batches(paths: list[Segment]) -> Iterator[list[tuple[Segment, pa.Table]]]:

@@ -233,6 +233,9 @@ class Search(Section):
 
     trials: int = Field(20, ge=1, le=10_000, description="Largest number of trials; default 20.")
     timeout: Duration = Field(timedelta(minutes=10), description="Time after which no new trial starts; default 10m.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Tasks that share the trials, each counting `timeout` for itself; default 1: within the task `train`."
+    )
 
 
 class Train(Section):
@@ -241,6 +244,11 @@ class Train(Section):
     window: Duration = Field(timedelta(days=90), description="How far back training reads, holdout included; default 90d.")
     holdout: Duration = Field(timedelta(days=14), description="The newest part of the window, kept for the gates; default 14d.")
     search: Search | None = Field(None, description="Hyperparameter search; default none: build_pipeline() with its own defaults.")
+    max_rows: int = Field(
+        2_000_000,
+        ge=1_000,
+        description="Most rows to fit on; of more an even sample is drawn, and of the holdout a quarter as many; default 2000000.",
+    )
     seed: int = Field(7, ge=0, le=2**32 - 1, description="Seed of everything random; default 7.")
 
     @model_validator(mode="after")
@@ -427,7 +435,8 @@ class ModelConfig(Section):
     def digest(self) -> str:
         """SHA-256 of everything in the config that can change a trained model."""
         used: Any = {"model": True, "task": True, "data": {"id", "time", "label", "label_delay"}, "train": True}
-        made_from = self.model_dump_json(include=used)
+        # how many search decides how long it takes, not what is searched; and where rows are too many, the snapshot names the sample
+        made_from = self.model_dump_json(include=used, exclude={"train": {"search": {"workers"}, "max_rows": True}})
         return hashlib.sha256(made_from.encode()).hexdigest()
 
 

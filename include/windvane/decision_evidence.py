@@ -34,6 +34,7 @@ class Performance:
         high: Upper end of the 95 % bootstrap interval.
         scored: Scored rows of the window.
         rows: Scored rows whose outcome is known.
+        drawn_from: Of how many scored rows `scored` is an even sample; 0 where it is all.
         versions: Version -> metric, for the versions with enough rows.
         problem: Why there is no value; empty when there is one.
     """
@@ -46,6 +47,7 @@ class Performance:
     rows: int = 0
     versions: dict[str, float] = field(default_factory=dict)
     problem: str = ""
+    drawn_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Evidence:
     Attributes:
         window: The window that is decided about.
         rows: Committed raw rows of the window.
+        sampled: How many of them were looked at, drawn evenly over the time; 0 where all were.
         outcomes: The newest rows with complete outcomes, on which the champion is judged; None when there are none.
         labelled_rows: Labelled rows within `outcomes`.
         known_until: Outcomes are unknown since this moment.
@@ -112,6 +115,7 @@ class Evidence:
     last_retrain: datetime | None = None
     retrains_in_a_day: int = 0
     has_clock: bool = True
+    sampled: int = 0
     drift: "Drift | None" = field(default=None, compare=False, repr=False)
 
     @property

@@ -120,7 +120,7 @@ class DockerTarget:
             try:
                 while True:
                     # the newest row counts, whoever asked: a row that was overtaken must not be obeyed
-                    history = ledger.history(self._config.model)
+                    history = ledger.standing(self._config.model)
                     if not history:
                         return []
                     try:

@@ -19,7 +19,8 @@ from windvane.config import ModelConfig
 from windvane.describe_models import ORDER, describe_models, state_of
 from windvane.errors import ConfigError, WindvaneError
 from windvane.ledger import Ledger
-from windvane.load_config import list_configs, load_config
+from windvane.load_config import list_configs
+from windvane.reload_config import reload_config
 from windvane.settings import Settings
 from windvane.windows import as_utc
 
@@ -163,7 +164,7 @@ def _released(settings: Settings) -> Metric:
 def _configs(settings: Settings) -> Iterator[ModelConfig]:
     for path in list_configs(settings.project):
         try:
-            yield load_config(path)
+            yield reload_config(path)
         except ConfigError as exc:
             log.debug("%s: %s", path, exc)
 

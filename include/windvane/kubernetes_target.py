@@ -136,7 +136,7 @@ class KubernetesTarget:
         try:
             for _ in range(_ATTEMPTS):
                 # the newest row counts, whoever asked: a row that was overtaken must not be obeyed
-                history = ledger.history(self._config.model)
+                history = ledger.standing(self._config.model)
                 if not history:
                     return []
                 try:

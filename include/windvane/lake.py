@@ -23,7 +23,7 @@ from windvane.committed_windows import CommittedWindow, changed_version, commits
 from windvane.errors import DataError, StorageError
 from windvane.explain_storage import named_storage_errors, storage_reason, unreadable
 from windvane.object_path import STORAGE_OPTIONS
-from windvane.scan_table import Scan, count_rows, quoted
+from windvane.scan_table import Scan, count_rows, lies_in, quoted, time_field
 from windvane.stream_batches import stream_batches
 from windvane.windows import Window
 
@@ -60,16 +60,16 @@ class Lake:
 
     def exists(self, model: str, table: str) -> bool:
         """Whether the table was ever written."""
-        return self._open(model, table) is not None
+        return self.open_table(model, table) is not None
 
     def version(self, model: str, table: str) -> int | None:
         """The newest version of the table; None when there is no table."""
-        found = self._open(model, table)
+        found = self.open_table(model, table)
         return None if found is None else int(found.version())
 
     def columns(self, model: str, table: str) -> dict[str, str] | None:
         """Column name to the name of its Arrow type; None when there is no table."""
-        found = self._open(model, table)
+        found = self.open_table(model, table)
         return None if found is None else type_names(pa.schema(found.schema()))
 
     def read(
@@ -96,13 +96,13 @@ class Lake:
         Raises:
             DataError: If the table has no such version, or not the column `time`.
         """
-        found = self._open(model, table, version=version)
+        found = self.open_table(model, table, version=version)
         if found is None:
             return pd.DataFrame(columns=list(columns or []))
         schema = pa.schema(found.schema())
         filters = None
         if window is not None:
-            kind = _time_field(schema, time, where=self.uri(model, table)).type
+            kind = time_field(schema, time, where=self.uri(model, table)).type
             filters = [(time, ">=", pa.scalar(window.start, kind)), (time, "<", pa.scalar(window.end, kind))]
         wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name in schema.names]
         try:
@@ -120,11 +120,11 @@ class Lake:
         Raises:
             DataError: If the table has no column `time`.
         """
-        found = self._open(model, table)
+        found = self.open_table(model, table)
         if found is None:
             return None
         schema = pa.schema(found.schema())
-        _time_field(schema, time, where=self.uri(model, table))
+        time_field(schema, time, where=self.uri(model, table))
         return Scan(
             table=found,
             time=time,
@@ -132,7 +132,7 @@ class Lake:
             schema=schema,
             version=int(found.version()),
             changed=changed_version(found, window),
-            rows=count_rows(found, time, window),
+            rows=count_rows(found, lies_in(time, window)),
         )
 
     def overwrite_window(
@@ -166,7 +166,7 @@ class Lake:
             model,
             table,
             rows.schema,
-            partial(_commit, rows=rows, predicate=_lies_in(window, time), note=note),
+            partial(_commit, rows=rows, predicate=_predicate(window, time), note=note),
             what=f"{rows.nbytes} bytes",
             unchanged=partial(same_window, window=window, note=note),
         )
@@ -249,7 +249,7 @@ class Lake:
 
     def windows(self, model: str, table: str = "raw") -> list[CommittedWindow]:
         """The newest commit of each window, in the order of the windows."""
-        found = self._open(model, table)
+        found = self.open_table(model, table)
         newest: dict[Window, CommittedWindow] = {}
         for commit in commits_of(found) if found else []:
             newest.setdefault(commit.window, commit)
@@ -259,7 +259,13 @@ class Lake:
         """The end of the newest window that was ever committed to `raw`; None when there is none."""
         return max((commit.window.end for commit in self.windows(model)), default=None)
 
-    def _open(self, model: str, table: str, *, version: int | None = None) -> DeltaTable | None:
+    def open_table(self, model: str, table: str, *, version: int | None = None) -> DeltaTable | None:
+        """The table at a version, default the newest; None when there is no table.
+
+        Raises:
+            DataError: If the table has no such version.
+            StorageError: If it cannot be read.
+        """
         uri = self.uri(model, table)
         try:
             return DeltaTable(uri, version=version, storage_options=_options(uri))
@@ -286,7 +292,7 @@ class Lake:
         with named_storage_errors(uri, what):
             for attempt in range(_ATTEMPTS):
                 try:
-                    found = self._open(model, table) or _create(uri, schema)
+                    found = self.open_table(model, table) or _create(uri, schema)
                     same = unchanged(found)
                     if same is not None:
                         _log.info("%s: the same rows are there since version %d", uri, same)
@@ -351,7 +357,7 @@ def _commit_stream(
         if made != rows:
             raise DataError(f"{where}: got {made} rows for the window {window}, announced were {rows}; run again")
 
-    overwrite = partial(_overwrite, found=found, predicate=_lies_in(window, time), note=note)
+    overwrite = partial(_overwrite, found=found, predicate=_predicate(window, time), note=note)
     stream_batches(checked(), _fitted(schema.empty_table(), known, where=where).schema, overwrite)
 
 
@@ -374,14 +380,8 @@ def _fitted(rows: pa.Table, known: Mapping[str, str], *, where: str) -> pa.Table
     return fitted
 
 
-def _lies_in(window: Window, time: str) -> str:
+def _predicate(window: Window, time: str) -> str:
     return f"{quoted(time)} >= '{window.start.isoformat()}' AND {quoted(time)} < '{window.end.isoformat()}'"
-
-
-def _time_field(schema: pa.Schema, time: str | None, *, where: str) -> pa.Field:
-    if time is None or time not in schema.names:
-        raise DataError(f"{where}: there is no column {time!r} to find the window by; columns: {', '.join(schema.names)}")
-    return schema.field(time)
 
 
 def _refuse_rows_outside(rows: pa.Table, window: Window, *, time: str, where: str) -> None:

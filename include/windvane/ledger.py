@@ -131,6 +131,20 @@ class Ledger:
         """All rows of a model, oldest first."""
         return self._read(select(_releases).where(_releases.c.model == model).order_by(_releases.c.epoch))
 
+    def standing(self, model: str) -> list[Release]:
+        """The rows that say what serves now and what it would go back to: from the newest that holds for good on, oldest first."""
+        rows = select(_releases).where(_releases.c.model == model)
+        last = rows.where(_releases.c.until.is_(None)).order_by(_releases.c.epoch.desc()).limit(1)
+        with self.connect() as connection:
+            settled = connection.execute(last.with_only_columns(_releases.c.epoch)).scalar() or 0
+        return self._read(rows.where(_releases.c.epoch >= settled).order_by(_releases.c.epoch))
+
+    def promoted(self, model: str) -> int:
+        """The epoch at which something was promoted or rolled back to last; 0: never."""
+        chosen = select(_releases.c.epoch).where(_releases.c.model == model, _releases.c.action.in_(("promote", "rollback")))
+        with self.connect() as connection:
+            return connection.scalars(chosen.order_by(_releases.c.epoch.desc()).limit(1)).first() or 0
+
     def models(self) -> list[str]:
         """Names of the models that have rows."""
         with self.connect() as connection:

@@ -139,9 +139,18 @@ def load_model_config(project: Path, model: str) -> ModelConfig:
     return load_config(path)
 
 
-def list_configs(project: Path) -> list[Path]:
-    """The config files of a project, sorted by name."""
-    return sorted((project / "dags" / "configs").glob("*.yaml"))
+def list_configs(project: Path, *, dag_id: str | None = None) -> list[Path]:
+    """The config files of a project, sorted by name.
+
+    Args:
+        dag_id: Of the one that a DAG comes from; the others are not even listed.
+    """
+    directory = project / "dags" / "configs"
+    if dag_id is None:
+        return sorted(directory.glob("*.yaml"))
+    parts = dag_id.split("__")
+    paths = (directory / f"{'__'.join(parts[:count])}.yaml" for count in range(1, len(parts)))
+    return [path for path in paths if path.is_file()]
 
 
 def _with_target(config: ModelConfig, target: DeployTarget | None) -> ModelConfig:
@@ -161,8 +170,12 @@ def _read_yaml(path: Path) -> tuple[Any, dict[_Place, int]]:
     if len(text) > _MAX_BYTES:
         raise ConfigError([f"{_name(path)}: has {len(text)} characters, allowed are {_MAX_BYTES}"])
     try:
-        _refuse_aliases(path, text)
-        return _yaml().load(text), _line_numbers(text)
+        # one pass: reading the text is most of what a DAG file of many models costs
+        yaml = _yaml()
+        node = yaml.compose(text)
+        return (yaml.constructor.construct_document(node) if node is not None else None), _line_numbers(node)
+    except _Refused as exc:
+        raise ConfigError([f"{_name(path)}:{exc.line}: {exc}"]) from exc
     except (YAMLError, ValueError, RecursionError) as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
@@ -170,12 +183,39 @@ def _read_yaml(path: Path) -> tuple[Any, dict[_Place, int]]:
         raise ConfigError([f"{_name(path)}{where}: not valid YAML: {problem}"]) from exc
 
 
+class _Refused(Exception):
+    """What YAML allows and a config does not."""
+
+    def __init__(self, problem: str, line: int) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
 def _yaml() -> Any:
     from ruamel.yaml import YAML
 
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Composer = _composer()
     yaml.Constructor = _constructor()
     return yaml
+
+
+@cache
+def _composer() -> type:
+    """Refuses `&` anchors, `*` aliases and deep nesting: a few bytes of them can stand for millions of values."""
+    from ruamel.yaml.composer import Composer
+    from ruamel.yaml.events import AliasEvent, CollectionStartEvent
+
+    class Strict(Composer):  # type: ignore[misc, unused-ignore]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.parser.peek_event()
+            if isinstance(event, AliasEvent) or event.anchor:
+                raise _Refused("anchors (&) and aliases (*) are not allowed; write the value out", event.start_mark.line + 1)
+            if isinstance(event, CollectionStartEvent) and self.depth >= _MAX_DEPTH:
+                raise _Refused(f"nested more than {_MAX_DEPTH} levels deep", event.start_mark.line + 1)
+            return super().compose_node(parent, index)
+
+    return Strict
 
 
 @cache
@@ -190,22 +230,8 @@ def _constructor() -> type:
     return Constructor
 
 
-def _refuse_aliases(path: Path, text: str) -> None:
-    """Refuse `&` anchors, `*` aliases and deep nesting: a few bytes of them can stand for millions of values."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
-
-    depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor):
-            where = f"{_name(path)}:{event.start_mark.line + 1}"
-            raise ConfigError([f"{where}: anchors (&) and aliases (*) are not allowed; write the value out"])
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise ConfigError([f"{_name(path)}:{event.start_mark.line + 1}: nested more than {_MAX_DEPTH} levels deep"])
-
-
-def _line_numbers(text: str) -> dict[_Place, int]:
+def _line_numbers(node: Any) -> dict[_Place, int]:
+    """The line of each field under a node."""
     from ruamel.yaml.nodes import MappingNode, SequenceNode
 
     found: dict[_Place, int] = {}
@@ -220,7 +246,7 @@ def _line_numbers(text: str) -> dict[_Place, int]:
             found[(*at, name)] = marked.start_mark.line + 1
             walk(value, (*at, name))
 
-    walk(_yaml().compose(text), ())
+    walk(node, ())
     return found
 
 

@@ -18,14 +18,17 @@ _TWO_SIDED_95 = 0.975
 _RESAMPLES = 200
 
 
-def measure_performance(config: ModelConfig, joined: pd.DataFrame, *, classes: Sequence[Any] | None, min_rows: int) -> Performance:
+def measure_performance(
+    config: ModelConfig, joined: pd.DataFrame, *, classes: Sequence[Any] | None, min_rows: int, drawn_from: int = 0
+) -> Performance:
     """Score the requests of a window against their outcomes.
 
     Args:
         config: The model's config: its metric, task and seed.
-        joined: What `join_outcomes` returns.
+        joined: The rows that `join_outcomes` returns.
         classes: Labels in the order of the probabilities; None for a regression.
         min_rows: A version with fewer known outcomes gets no number of its own.
+        drawn_from: Of how many scored rows they are a sample; 0 where they are all.
 
     Returns:
         The metric with its 95 % bootstrap interval, over all versions that served and per version.
@@ -37,7 +40,7 @@ def measure_performance(config: ModelConfig, joined: pd.DataFrame, *, classes: S
     known, scores = _usable(config, joined, classes)
     if known.empty:
         problem = "no request of this window was scored" if not scored else f"none of {scored} scored rows has a known outcome yet"
-        return Performance(config.metric, scored=scored, problem=problem)
+        return Performance(config.metric, scored=scored, problem=problem, drawn_from=drawn_from)
     outcomes = outcomes_of(known["label"], config.task, classes)
     value, low, high = interval(config.metric, outcomes, scores, confidence=_TWO_SIDED_95, seed=config.train.seed, resamples=_RESAMPLES)
     versions = {
@@ -47,7 +50,7 @@ def measure_performance(config: ModelConfig, joined: pd.DataFrame, *, classes: S
     }
     problem = "" if np.isfinite(value) else f"{config.metric} is not defined on these {len(known)} rows, as when all have one outcome"
     log.info("%s: served %s %.4f on %d of %d scored rows", config.model, config.metric, value, len(known), scored)
-    return Performance(config.metric, value, low, high, scored, len(known), versions, problem)
+    return Performance(config.metric, value, low, high, scored, len(known), versions, problem, drawn_from)
 
 
 def _usable(config: ModelConfig, joined: pd.DataFrame, classes: Sequence[Any] | None) -> tuple[pd.DataFrame, np.ndarray]:

@@ -20,6 +20,7 @@ from windvane.decide_retrain import Policy, decide
 from windvane.decision_evidence import DecisionName, Evidence, Past
 from windvane.detect_drift import MAX_ROWS
 from windvane.draw_report import draw_report
+from windvane.draw_rows import Chosen, count_chosen, draw_rows
 from windvane.errors import BundleError
 from windvane.lake import Lake
 from windvane.ledger import Ledger
@@ -30,12 +31,15 @@ from windvane.release_window import is_released, unreleased_windows
 from windvane.settings import Settings
 from windvane.snapshot import labels_of
 from windvane.store_files import Place, write_bytes
+from windvane.survey_window import Survey
 from windvane.watch_window import Budget, Observed, watch_window
 from windvane.watched_champion import Champion
 from windvane.windows import Window
 
 log = logging.getLogger(__name__)
 
+_MOST_ROWS = 500_000
+_MOST_LOGGED = 200_000
 _SERVED_MIN_ROWS = 50
 _REMEMBERED = 500
 
@@ -77,6 +81,8 @@ def monitor_window(
 ) -> MonitorResult:
     """Decide about one window and store the decision with its evidence; doing it again replaces the decision of that window.
 
+    Of windows of more than half a million rows an even sample is looked at, and all rows for what a sample hides.
+
     Raises:
         BundleError: If the bundle that serves is missing or damaged.
         ModelCodeError: If the model's own code fails in the trial refit.
@@ -84,7 +90,10 @@ def monitor_window(
     """
     collect_predictions(config, settings, lake)
     champion = _load_champion(config, settings, ledger)
-    rows = lake.read(config.model, "raw", window=window, time=config.data.time)
+    survey = Survey(champion.reference[champion.inputs] if champion else pd.DataFrame())
+    key = [config.data.id] if config.data.id else []
+    drawn = draw_rows(lake, config.model, "raw", Chosen(window, config.data.time), most=_MOST_ROWS, key=key, see=survey.see)
+    rows = drawn.rows
     rows = rows.sort_values(config.data.time, kind="stable", ignore_index=True) if config.data.time in rows.columns else rows
     held = unreleased_windows(config, lake, before=window.end)
     watermark = lake.watermark(config.model)
@@ -97,6 +106,7 @@ def monitor_window(
         realised=_realised(config, lake, champion, window),
         served=_served_inputs(config, lake, champion, window),
         released=is_released(config, lake, window),
+        survey=survey if drawn.is_sampled else None,
     )
     evidence = watch_window(config, code, champion, seen, Budget.of(config, window.end - window.start))
     decision = decide(evidence, Policy.of(config))
@@ -108,7 +118,7 @@ def monitor_window(
 
 
 class LabelledRows:
-    """The committed rows with an outcome, read from the lake as they are needed.
+    """The committed rows with an outcome, read from the lake as they are needed; of more than half a million an even sample.
 
     Args:
         held: Windows whose rows are held back as bad data.
@@ -124,31 +134,23 @@ class LabelledRows:
 
     def count(self, start: datetime, end: datetime) -> int:
         """The number of rows with start <= time < end."""
-        return len(self._read(start, end, [self._config.data.time, self._config.data.label]))
+        return count_chosen(self._lake, self._config.model, "raw", self._chosen(start, end)).rows if start < end else 0
 
     def between(self, start: datetime, end: datetime, *, most: int | None = None) -> pd.DataFrame:
         """The rows with start <= time < end, sorted by time; at most so many, evenly over the time."""
-        rows = self._read(start, end, None)
-        if rows.empty:
-            return rows
-        order = [column for column in (self._config.data.time, self._config.data.id) if column]
-        rows = rows.sort_values(order, kind="stable", ignore_index=True)
-        rows = rows.iloc[:: -(-len(rows) // most)].reset_index(drop=True) if most and len(rows) > most else rows
-        label = self._config.data.label
-        return rows.assign(**{label: labels_of(rows[label], self._config)})
-
-    def _read(self, start: datetime, end: datetime, columns: list[str] | None) -> pd.DataFrame:
-        config = self._config
         if start >= end:
             return pd.DataFrame()
-        rows = self._lake.read(config.model, "raw", window=Window(start, end), time=config.data.time, columns=columns)
+        config, key = self._config, [self._config.data.id] if self._config.data.id else []
+        rows = draw_rows(self._lake, config.model, "raw", self._chosen(start, end), most=_MOST_ROWS, key=key).rows
         if rows.empty:
             return rows
-        times = rows[config.data.time]
-        kept = rows[config.data.label].notna()
-        for window in self._held:
-            kept &= ~((times >= window.start) & (times < window.end))
-        return rows[kept]
+        order = [config.data.time, *key]
+        rows = rows.sort_values(order, kind="stable", ignore_index=True)
+        rows = rows.iloc[:: -(-len(rows) // most)].reset_index(drop=True) if most and len(rows) > most else rows
+        return rows.assign(**{config.data.label: labels_of(rows[config.data.label], config)})
+
+    def _chosen(self, start: datetime, end: datetime) -> Chosen:
+        return Chosen(Window(start, end), self._config.data.time, known=self._config.data.label, without=tuple(self._held))
 
 
 def _load_champion(config: ModelConfig, settings: Settings, ledger: Ledger) -> Champion | None:
@@ -173,9 +175,9 @@ def _load_champion(config: ModelConfig, settings: Settings, ledger: Ledger) -> C
         params=manifest["params"],
         reference=read_reference(bundle),
         train=train,
-        train_rows=int(rows.get("training", 0)),
+        train_rows=int(rows.get("training_of") or rows.get("training", 0)),
         holdout_end=holdout.end,
-        holdout_rows=int(rows.get("holdout", 0)),
+        holdout_rows=int(rows.get("holdout_of") or rows.get("holdout", 0)),
         label=config.data.label,
         task=config.task,
         metric=config.metric,
@@ -187,13 +189,21 @@ def _load_champion(config: ModelConfig, settings: Settings, ledger: Ledger) -> C
 def _realised(config: ModelConfig, lake: Lake, champion: Champion | None, window: Window) -> Any:
     if champion is None:
         return None
-    return measure_performance(config, join_outcomes(config, lake, window), classes=champion.classes, min_rows=config.gates.min_rows)
+    joined = join_outcomes(config, lake, window, most=_MOST_ROWS)
+    return measure_performance(
+        config,
+        joined.rows,
+        classes=champion.classes,
+        min_rows=config.gates.min_rows,
+        drawn_from=joined.of if joined.is_sampled else 0,
+    )
 
 
 def _served_inputs(config: ModelConfig, lake: Lake, champion: Champion | None, window: Window) -> pd.DataFrame | None:
     if champion is None:
         return None
-    served = lake.read(config.model, "predictions", window=window, time="time", columns=["features"])["features"]
+    logged, key = Chosen(window, "time"), ["request_id"]
+    served = draw_rows(lake, config.model, "predictions", logged, most=_MOST_LOGGED, key=key, columns=["features"]).rows["features"]
     if len(served) < _SERVED_MIN_ROWS:
         return None
     return conform_each(parse_served_inputs(served, max_rows=MAX_ROWS, seed=config.train.seed), champion.signature)
@@ -229,6 +239,8 @@ def _draw(
 def describe_evidence(evidence: Evidence) -> list[str]:
     """The evidence as sentences for people."""
     lines = [f"data: {problem}" for problem in evidence.bad_inputs]
+    if evidence.sampled:
+        lines.append(f"looked at {evidence.sampled:,} of {evidence.rows:,} rows, drawn evenly; infinite values and repeats sought in all")
     harm, estimate, realised, trial = evidence.harm, evidence.estimate, evidence.realised, evidence.trial
     if harm is not None:
         expected = f"{harm.expected:.4f} in its training (p {harm.p:.2g})"
@@ -236,6 +248,7 @@ def describe_evidence(evidence: Evidence) -> list[str]:
     if realised is not None and math.isfinite(realised.value):
         lines.append(
             f"realised {realised.metric}: {realised.value:.4f} ({realised.low:.4f} to {realised.high:.4f}) on {realised.rows} requests"
+            + (f", a sample of {realised.scored:,} of {realised.drawn_from:,}" if realised.drawn_from else "")
         )
     elif evidence.known_until is not None and evidence.known_until < evidence.window.end:
         lines.append(f"outcomes are unknown since {evidence.known_until:%Y-%m-%d %H:%M}")

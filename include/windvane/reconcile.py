@@ -22,7 +22,8 @@ from windvane.config import ModelConfig
 from windvane.deployment import open_target, revert_expired
 from windvane.errors import ConfigError, ServiceUnavailable, StaleEpoch, StorageError, WindvaneError
 from windvane.ledger import Ledger
-from windvane.load_config import list_configs, load_config
+from windvane.load_config import list_configs
+from windvane.reload_config import reload_config
 from windvane.report_state import read_report, write_report
 from windvane.retain_releases import retain_releases
 from windvane.settings import Settings
@@ -106,7 +107,7 @@ def read_configs(settings: Settings) -> tuple[dict[str, ModelConfig], list[str]]
     configs, problems = {}, []
     for path in list_configs(settings.project):
         try:
-            configs[path.stem] = load_config(path)
+            configs[path.stem] = reload_config(path)
         except ConfigError as exc:
             problems.append(str(exc))
     return configs, problems
@@ -230,13 +231,12 @@ class Reconciler:
 
 def _retain(settings: Settings, ledger: Ledger, config: ModelConfig, *, memory: Memory, look: Look) -> None:
     """Remove what nothing needs: after a promotion, and every ten minutes."""
-    history = ledger.history(config.model)
-    promoted = max((row.epoch for row in history if row.action in ("promote", "rollback")), default=0)
+    promoted = ledger.promoted(config.model)
     epoch, at = memory.retained.get(config.model, (-1, 0.0))
     if epoch == promoted and time.monotonic() - at < _RETAIN_SECONDS:
         return
     try:
-        look.done += retain_releases(settings, config, history)
+        look.done += retain_releases(settings, config, ledger.history(config.model))
     except ServiceUnavailable as exc:
         # MLflow or the engine is away, which is told where it matters; space can wait
         log.debug("%s: nothing old was removed: %s", config.model, exc)

@@ -9,6 +9,7 @@ from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
 from windvane.column_types import TIME
+from windvane.errors import DataError
 from windvane.explain_storage import unreadable
 from windvane.windows import Window
 
@@ -49,27 +50,47 @@ class Scan:
             Batches of the columns in this order.
         """
         wanted = [_as_dictionary(name) if name in texts else quoted(name) for name in columns]
-        yield from select(self.table, ", ".join(wanted), self.time, self.window, rows_at_once=rows_at_once)
+        yield from select(self.table, ", ".join(wanted), lies_in(self.time, self.window), rows_at_once=rows_at_once)
 
 
-def count_rows(table: DeltaTable, time: str, window: Window) -> int:
-    """How many rows of a table lie in a window."""
-    return sum(batch["n"][0].as_py() for batch in select(table, "count(*) AS n", time, window))
-
-
-def select(table: DeltaTable, wanted: str, time: str, window: Window, *, rows_at_once: int = 8192) -> Iterator[pa.RecordBatch]:
-    """Run a query on the rows of a window.
+def lies_in(time: str, window: Window) -> str:
+    """The rows of a window as a condition in SQL.
 
     Args:
-        wanted: What stands behind SELECT.
         time: The column that places a row in the window.
     """
-    # one partition: the rows keep their order, and no file is read before it is needed
-    session = {"datafusion.execution.batch_size": str(rows_at_once), "datafusion.execution.target_partitions": "1"}
     start, end = (
         f"arrow_cast('{moment.isoformat()}', 'Timestamp(Microsecond, Some(\"{TIME.tz}\"))')" for moment in (window.start, window.end)
     )
-    query = f"SELECT {wanted} FROM rows WHERE {quoted(time)} >= {start} AND {quoted(time)} < {end}"
+    return f"({quoted(time)} >= {start} AND {quoted(time)} < {end})"
+
+
+def time_field(schema: pa.Schema, time: str | None, *, where: str) -> pa.Field:
+    """The column that places rows in a window.
+
+    Raises:
+        DataError: If there is none of this name.
+    """
+    if time is None or time not in schema.names:
+        raise DataError(f"{where}: there is no column {time!r} to find the window by; columns: {', '.join(schema.names)}")
+    return schema.field(time)
+
+
+def count_rows(table: DeltaTable, condition: str) -> int:
+    """How many rows of a table fulfil a condition."""
+    return sum(batch["n"][0].as_py() for batch in select(table, "count(*) AS n", condition))
+
+
+def select(table: DeltaTable, wanted: str, condition: str, *, rows_at_once: int = 8192) -> Iterator[pa.RecordBatch]:
+    """Run a query on some rows of a table.
+
+    Args:
+        wanted: What stands behind SELECT.
+        condition: What stands behind WHERE.
+    """
+    # one partition: the rows keep their order, and no file is read before it is needed
+    session = {"datafusion.execution.batch_size": str(rows_at_once), "datafusion.execution.target_partitions": "1"}
+    query = f"SELECT {wanted} FROM rows WHERE {condition}"
     reader: Any = QueryBuilder(session).register("rows", table).execute(query)
     try:
         yield from pa.RecordBatchReader.from_stream(reader)

@@ -5,17 +5,17 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from windvane.bundle import Bundle, open_bundle
 from windvane.config import ModelConfig
+from windvane.draw_rows import Chosen, Counted, count_chosen, draw_rows
 from windvane.errors import ConfigError, DataError, NotEnoughData
 from windvane.lake import Lake
 from windvane.model_code import ModelCode
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 _MOST_HOLDOUT = 0.4
+_HOLDOUT_PART = 4
 
 
 class Serving(NamedTuple):
@@ -34,6 +35,34 @@ class Serving(NamedTuple):
 
     version: int
     digest: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is read of windows that have more labelled rows than a training may take.
+
+    Attributes:
+        max_rows: Rows to fit on at most; a quarter of that is held out at most.
+        train_rows: Labelled rows of the train window.
+        holdout_rows: Labelled rows of the holdout.
+    """
+
+    max_rows: int
+    train_rows: int
+    holdout_rows: int
+
+    def __str__(self) -> str:
+        return f"of {self.train_rows:,} rows to train on at most {self.max_rows:,}, of {self.holdout_rows:,} held out {self.max_holdout:,}"
+
+    @property
+    def max_holdout(self) -> int:
+        """Rows to hold out at most."""
+        return self.max_rows // _HOLDOUT_PART
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether either window has more."""
+        return self.train_rows > self.max_rows or self.holdout_rows > self.max_holdout
 
 
 @dataclass(frozen=True)
@@ -49,6 +78,7 @@ class Snapshot:
         lock_digest: SHA-256 of requirements.txt.
         recalibrates: Digest of the bundle that gets a new calibration and stays as it is otherwise; None for a training.
         excluded: Windows held back as bad data; no row of them is read.
+        sample: What is read of more rows than `train.max_rows`; None where all are read.
     """
 
     model: str
@@ -62,6 +92,7 @@ class Snapshot:
     seed: int
     recalibrates: str | None = None
     excluded: tuple[Window, ...] = ()
+    sample: Sample | None = None
 
     @property
     def training_key(self) -> str:
@@ -72,7 +103,8 @@ class Snapshot:
     def data_digest(self) -> str:
         """Names the rows: equal for the same version and windows."""
         without = "".join(f"-{window.key}" for window in self.excluded)
-        text = f"{self.model}@{self.table_version}:{self.train.key}+{self.holdout.key}{without}"
+        drawn = f"/{self.sample.max_rows}" if self.sample else ""
+        text = f"{self.model}@{self.table_version}:{self.train.key}+{self.holdout.key}{without}{drawn}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
@@ -92,6 +124,8 @@ class Snapshot:
             value["recalibrates"] = self.recalibrates
         if self.excluded:
             value["excluded"] = [window.as_extra() for window in self.excluded]
+        if self.sample:
+            value["sample"] = asdict(self.sample)
         return value
 
     @classmethod
@@ -105,7 +139,8 @@ class Snapshot:
         excluded = [window for window in map(Window.from_extra, value.get("excluded", ())) if window]
         if train is None or holdout is None or len(excluded) < len(value.get("excluded", ())):
             raise DataError("snapshot: a window is missing; plan the training again")
-        return cls(**{**value, "train": train, "holdout": holdout, "excluded": tuple(excluded)})
+        sample = Sample(**value["sample"]) if value.get("sample") else None
+        return cls(**{**value, "train": train, "holdout": holdout, "excluded": tuple(excluded), "sample": sample})
 
 
 def plan_training(
@@ -157,8 +192,13 @@ def plan_training(
         recalibrates=recalibrated.digest if recalibrated else None,
         excluded=tuple(held for held in unreleased_windows(config, lake) if held.start < window.end and window.start < held.end),
     )
-    _require_labels(config, lake, snapshot)
-    return snapshot
+    train, newer = (_count(config, lake, snapshot, part) for part in (snapshot.train, snapshot.holdout))
+    _require_both(config, snapshot, train, newer)
+    sample = Sample(config.train.max_rows, train.rows, newer.rows)
+    if not sample.is_needed:
+        return snapshot
+    log.info("%s: the windows have more rows than train.max_rows: %s", config.model, sample)
+    return replace(snapshot, sample=sample)
 
 
 class _Plan(NamedTuple):
@@ -220,7 +260,7 @@ def _holdout_of(window: Window, config: ModelConfig) -> timedelta:
 
 
 def read_snapshot(config: ModelConfig, code: ModelCode, lake: Lake, snapshot: Snapshot) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the labelled rows of a snapshot, sorted by time and id: (train, holdout).
+    """Read the labelled rows of a snapshot, or its sample of them, sorted by time and id: (train, holdout).
 
     Raises:
         NotEnoughData: If either has none.
@@ -228,14 +268,18 @@ def read_snapshot(config: ModelConfig, code: ModelCode, lake: Lake, snapshot: Sn
     """
     if snapshot.recalibrates is None and code.sha256 != snapshot.code_digest:
         log.warning("%s: changed since the training was planned; the snapshot names the earlier file", code.path)
-    rows = _labelled(config, lake, snapshot)
+    rows = _draw(config, lake, snapshot)
     time = config.data.time
     keys = [time] if config.data.id is None else [time, config.data.id]
     rows = rows.sort_values(keys, kind="stable", ignore_index=True)
     rows[config.data.label] = labels_of(rows[config.data.label], config)
     newer = (rows[time] >= snapshot.holdout.start).to_numpy()
     train, holdout = rows[~newer].reset_index(drop=True), rows[newer].reset_index(drop=True)
-    _require_both(config, snapshot, train[config.data.label], holdout[config.data.label])
+    if snapshot.sample:
+        log.info("%s: %d rows to train on and %d held out are drawn: %s", config.model, len(train), len(holdout), snapshot.sample)
+    labels = train[config.data.label]
+    ends = (labels.min(), labels.max()) if len(labels) else (None, None)
+    _require_both(config, snapshot, Counted(len(labels), *ends), Counted(len(holdout)))
     return train, holdout
 
 
@@ -250,40 +294,45 @@ def labels_of(labels: "pd.Series[Any]", config: ModelConfig) -> "pd.Series[Any]"
     return labels
 
 
-def _labelled(config: ModelConfig, lake: Lake, snapshot: Snapshot, *, columns: list[str] | None = None) -> pd.DataFrame:
-    window = Window(snapshot.train.start, snapshot.holdout.end)
-    rows = lake.read(config.model, "raw", window=window, time=config.data.time, version=snapshot.table_version, columns=columns)
-    kept = rows[config.data.label].notna().to_numpy(dtype=bool) & ~_lies_in(rows[config.data.time], snapshot.excluded)
-    labelled: pd.DataFrame = rows[kept]
-    return labelled
+def _draw(config: ModelConfig, lake: Lake, snapshot: Snapshot) -> pd.DataFrame:
+    """The rows of both windows, or of each an even sample."""
+    whole, sample = Window(snapshot.train.start, snapshot.holdout.end), snapshot.sample
+    parts = [(whole, None)] if sample is None else [(snapshot.train, sample.max_rows), (snapshot.holdout, sample.max_holdout)]
+    drawn = [
+        draw_rows(
+            lake,
+            config.model,
+            "raw",
+            _labelled(config, snapshot, window),
+            most=most,
+            key=[config.data.id] if config.data.id else [],
+            version=snapshot.table_version,
+        ).rows
+        for window, most in parts
+    ]
+    return drawn[0] if len(drawn) == 1 else pd.concat(drawn, ignore_index=True)
 
 
-def _lies_in(times: "pd.Series[Any]", windows: Sequence[Window]) -> np.ndarray:
-    """Which moments lie in one of the windows, shape (n,)."""
-    inside = np.zeros(len(times), dtype=bool)
-    for window in windows:
-        inside |= ((times >= window.start) & (times < window.end)).to_numpy(dtype=bool)
-    return inside
+def _labelled(config: ModelConfig, snapshot: Snapshot, window: Window) -> Chosen:
+    return Chosen(window, config.data.time, known=config.data.label, without=snapshot.excluded)
 
 
-def _require_labels(config: ModelConfig, lake: Lake, snapshot: Snapshot) -> None:
-    rows = _labelled(config, lake, snapshot, columns=[config.data.time, config.data.label])
-    newer = rows[config.data.time] >= snapshot.holdout.start
-    _require_both(config, snapshot, rows[config.data.label][~newer], rows[config.data.label][newer])
+def _count(config: ModelConfig, lake: Lake, snapshot: Snapshot, window: Window) -> Counted:
+    return count_chosen(lake, config.model, "raw", _labelled(config, snapshot, window), version=snapshot.table_version)
 
 
-def _require_both(config: ModelConfig, snapshot: Snapshot, train: "pd.Series[Any]", holdout: "pd.Series[Any]") -> None:
-    for name, window, labels in (("train", snapshot.train, train), ("holdout", snapshot.holdout, holdout)):
-        if labels.empty:
+def _require_both(config: ModelConfig, snapshot: Snapshot, train: Counted, holdout: Counted) -> None:
+    for name, window, found in (("train", snapshot.train, train), ("holdout", snapshot.holdout, holdout)):
+        if not found.rows:
             held = [str(held) for held in snapshot.excluded if held.start < window.end and window.start < held.end]
             without = f" outside of what is held back as bad data ({', '.join(held[-3:])})" if held else ""
             raise NotEnoughData(
                 f"{config.model}: no row of the {name} window {window}{without} has a label in '{config.data.label}'; "
                 f"ingest the window and its outcomes, {'release what is good after all, ' if held else ''}or give another window"
             )
-    if config.is_classifier and train.nunique() < 2:
+    if config.is_classifier and train.least == train.greatest:
         raise NotEnoughData(
-            f"{config.model}: the {len(train)} labelled rows of the train window {snapshot.train} have one class only, "
+            f"{config.model}: the {train.rows} labelled rows of the train window {snapshot.train} have one class only, "
             "allowed are two or more; ingest more data, or give another window"
         )
 

@@ -109,6 +109,7 @@ def _described(snapshot: Snapshot) -> dict[str, Any]:
         "train_window": snapshot.train,
         "holdout_window": snapshot.holdout,
         "table_version": snapshot.table_version,
+        **({"sample": snapshot.sample} if snapshot.sample else {}),
         "seed": snapshot.seed,
         "config_digest": snapshot.config_digest,
         "code_digest": snapshot.code_digest,

@@ -25,12 +25,12 @@ from windvane.model_code import ModelCode
 from windvane.plot_evaluation import plot_evaluation
 from windvane.predictor import Predictions, make_features, predict_features, predict_rows
 from windvane.recalibrate import fit_recalibration
+from windvane.search_params import forget_search, found_params
 from windvane.settings import Settings
 from windvane.signature import Column, conform, describe_columns, keep_used_columns
-from windvane.snapshot import Snapshot, read_snapshot
+from windvane.snapshot import Sample, Snapshot, read_snapshot
 from windvane.store_files import Place
 from windvane.track_training import begin_run, fail_run, finish_run, finished_run
-from windvane.tune_model import tune_model
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ def train_model(config: ModelConfig, code: ModelCode, settings: Settings, lake: 
     adopted = bundle is not None
     if bundle is not None:
         log.info("%s: bundle %s was made from this snapshot before: adopted", config.model, bundle.digest[:12])
+        forget_search(config, code, settings, snapshot)
         done = finished_run(config, settings, snapshot, bundle.digest)
         if done:
             return _result(bundle, snapshot, run=done, adopted=True, seconds=clock.seconds)
@@ -119,6 +120,7 @@ def train_model(config: ModelConfig, code: ModelCode, settings: Settings, lake: 
     try:
         if bundle is None:
             bundle = _make_bundle(config, code, settings, lake, snapshot, plots=plots, clock=clock)
+            forget_search(config, code, settings, snapshot)
         with clock.step("mlflow"):
             finish_run(config, settings, snapshot, run_id=run[1], bundle=bundle, plots=plots)
     except Exception:
@@ -136,7 +138,7 @@ def _make_bundle(
     if snapshot.recalibrates:
         fitted = _recalibrate(config, settings, snapshot, train, holdout, clock=clock)
     else:
-        fitted = _fit(config, code, train, holdout, clock=clock)
+        fitted = _fit(config, code, settings, snapshot, train, holdout, clock=clock)
     with clock.step("evaluate"):
         labels = holdout[config.data.label]
         metrics = evaluate_model(config, labels, fitted.predictions, fitted.classes)
@@ -154,19 +156,28 @@ def _make_bundle(
             pipeline=fitted.pipeline,
             code=fitted.code,
             golden=_evenly(rows, _GOLDEN_ROWS),
-            reference=_reference(config, fitted, train, holdout),
+            reference=_reference(config, fitted, train, holdout, snapshot.sample),
             manifest=_manifest(config, snapshot, fitted, metrics=metrics, importance=importance, train=train, holdout_rows=len(holdout)),
             sample=_evenly(pd.concat([train, holdout], ignore_index=True), _COMPARED_ROWS),
         )
 
 
-def _fit(config: ModelConfig, code: ModelCode, train: pd.DataFrame, holdout: pd.DataFrame, *, clock: _Clock) -> _Fitted:
+def _fit(
+    config: ModelConfig,
+    code: ModelCode,
+    settings: Settings,
+    snapshot: Snapshot,
+    train: pd.DataFrame,
+    holdout: pd.DataFrame,
+    *,
+    clock: _Clock,
+) -> _Fitted:
     every = describe_columns(pd.concat([train, holdout]), exclude=(config.data.id, config.data.label))
     labels = train[config.data.label]
     rows = conform(train, every)
     made = make_features(code, rows)
     with clock.step("tune"):
-        params = tune_model(config, code, made, labels)
+        params = found_params(config, code, settings, snapshot, made, labels)
     with clock.step("fit"):
         pipeline = fit_pipeline(code, params, made, labels, seed=config.train.seed)
         predictions = predict_rows(pipeline, code, conform(holdout, every), classifier=config.is_classifier)
@@ -242,7 +253,7 @@ def _manifest(
         "importance": importance,
         "params": fitted.params,
         "recipe_digest": _recipe_digest(config, snapshot, train),
-        "rows": {"training": len(train), "holdout": holdout_rows},
+        "rows": {"training": len(train), "holdout": holdout_rows} | _rows_before(snapshot),
         "signature": [column.as_json() for column in fitted.columns],
         "classes": fitted.classes,
         "id": config.data.id,
@@ -253,6 +264,11 @@ def _manifest(
     }
 
 
+def _rows_before(snapshot: Snapshot) -> dict[str, int]:
+    """How many rows there were to draw from, where not all were taken."""
+    return {"training_of": snapshot.sample.train_rows, "holdout_of": snapshot.sample.holdout_rows} if snapshot.sample else {}
+
+
 def _recipe_digest(config: ModelConfig, snapshot: Snapshot, train: pd.DataFrame) -> str:
     """Equal for models that differ by nothing but the luck of the seed: the same rows, config and code."""
     unseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": 0})})
@@ -260,10 +276,14 @@ def _recipe_digest(config: ModelConfig, snapshot: Snapshot, train: pd.DataFrame)
     return hashlib.sha256(f"{unseeded.digest()}{snapshot.code_digest}{snapshot.recalibrates or ''}".encode() + rows).hexdigest()
 
 
-def _reference(config: ModelConfig, fitted: _Fitted, train: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
+def _reference(config: ModelConfig, fitted: _Fitted, train: pd.DataFrame, holdout: pd.DataFrame, drawn: Sample | None) -> pd.DataFrame:
     """Evenly spaced rows of the whole window, with what the model says of them and whether it was trained on them."""
-    both = pd.concat([train.assign(holdout=False), holdout.assign(holdout=True)], ignore_index=True)
-    sample = _evenly(both, _REFERENCE_ROWS).reset_index(drop=True)
+    parts = [train.assign(holdout=False), holdout.assign(holdout=True)]
+    if drawn:
+        # of the two parts other shares may have been drawn, and time must go on as evenly in the one as in the other
+        share = drawn.train_rows / (drawn.train_rows + drawn.holdout_rows)
+        parts = [_evenly(rows, round(_REFERENCE_ROWS * part)) for rows, part in zip(parts, (share, 1 - share), strict=True)]
+    sample = _evenly(pd.concat(parts, ignore_index=True), _REFERENCE_ROWS).reset_index(drop=True)
     rows = conform(sample, fitted.columns)
     predictions = predict_rows(fitted.pipeline, fitted.code, rows, classifier=config.is_classifier)
     extra: dict[str, Any] = {config.data.label: sample[config.data.label], "prediction": predictions.values, "holdout": sample["holdout"]}

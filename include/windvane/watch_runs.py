@@ -140,7 +140,10 @@ _CAUSES = {
 def _task(found: Mapping[str, Any]) -> TaskSeen:
     started = datetime.fromisoformat(found["start_date"]) if found["start_date"] else None
     seconds = found["duration"] or ((datetime.now(UTC) - started).total_seconds() if started and not found["end_date"] else 0.0)
-    return TaskSeen(found["task_id"], found["state"] or "waiting", started, max(0.0, float(seconds)), int(found["try_number"] or 0))
+    # of a task that is there several times, each goes by itself
+    number = found.get("map_index", -1)
+    name = found["task_id"] if number < 0 else f"{found['task_id']} {number + 1}"
+    return TaskSeen(name, found["state"] or "waiting", started, max(0.0, float(seconds)), int(found["try_number"] or 0))
 
 
 def describe_result(task_id: str, result: Any) -> str:

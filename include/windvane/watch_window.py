@@ -16,6 +16,7 @@ from windvane.detect_drift import Drift
 from windvane.estimate_performance import Trust, judge_trust
 from windvane.find_harm import Earlier, Errors, find_harm
 from windvane.model_code import ModelCode
+from windvane.survey_window import Survey
 from windvane.try_refit import NEWEST, TRIED_ROWS, Trial, try_refit
 from windvane.watched_champion import Champion
 from windvane.windows import Window, as_utc
@@ -88,13 +89,14 @@ class Observed:
     """What is known at the end of a window.
 
     Attributes:
-        rows: Inputs of the window.
+        rows: Inputs of the window, or of an even sample of its rows.
         labelled: The rows with an outcome.
         known_until: Outcomes before this moment are complete.
         past: Earlier windows of the model, in time order.
         realised: What the served predictions were worth; None where they are not known yet.
         served: Inputs as they were sent for scoring; None where they are the rows themselves.
         released: Whether a person said that the window's rows are good.
+        survey: What all rows showed, where `rows` is a sample; None where it is not.
     """
 
     window: Window
@@ -105,6 +107,17 @@ class Observed:
     realised: Performance | None = None
     served: pd.DataFrame | None = None
     released: bool = False
+    survey: Survey | None = None
+
+    @property
+    def count(self) -> int:
+        """Rows of the window."""
+        return self.survey.rows if self.survey else len(self.rows)
+
+    @property
+    def thinned(self) -> float:
+        """For how many rows of the window each of `rows` stands."""
+        return self.count / len(self.rows) if self.survey else 1.0
 
 
 def watch_window(
@@ -122,24 +135,26 @@ def watch_window(
         ModelCodeError: If the model's own code fails.
     """
     if champion is None:
-        problems = check_inputs(seen.rows, None, skip=(config.data.time, config.data.label))
+        problems = check_inputs(seen.rows, None, skip=(config.data.time, config.data.label), survey=seen.survey)
         return Evidence(
             seen.window,
-            len(seen.rows),
+            seen.count,
+            sampled=len(seen.rows) if seen.survey else 0,
             bad_inputs=tuple(map(str, problems)),
             held=(seen.window,) if problems else (),
             released=seen.released,
         )
     scores = champion.try_to_score(seen.rows) if len(seen.rows) else None
-    drift = champion.drift(seen.rows, scores, chance=budget.signal / 2) if len(seen.rows) else Drift()
+    drift = champion.drift(seen.rows, scores, chance=budget.signal / 2, thinned=seen.thinned) if len(seen.rows) else Drift()
     own = [past for past in seen.past if past.version == champion.version]
     outcomes = _newest_outcomes(config, champion, seen)
-    made_from = champion.train_rows + champion.holdout_rows
-    known: dict[str, Any] = {"required": champion.inputs, "skip": (config.data.time,), "stands_for": made_from or None}
-    found = list(check_inputs(seen.rows, champion.reference[champion.inputs], **known))
+    known: dict[str, Any] = {"required": champion.inputs, "skip": (config.data.time,)}
+    reference = champion.reference[champion.inputs]
+    found = list(check_inputs(seen.rows, reference, stands_for=_stands_for(champion, seen.thinned), survey=seen.survey, **known))
     bad_labels = _check_labels(config, champion, seen, outcomes, inputs_moved=drift.signal)
     if seen.served is not None:
-        found += check_inputs(seen.served, champion.reference[champion.inputs], where="served rows: ", may_repeat=True, **known)
+        known |= {"stands_for": _stands_for(champion), "where": "served rows: ", "may_repeat": True}
+        found += check_inputs(seen.served, reference, **known)
     harm, is_bad = None, bool(found or bad_labels) and not seen.released
     if len(outcomes) and not is_bad:
         truth, chances = champion.score(outcomes)
@@ -154,7 +169,8 @@ def watch_window(
     span = _span(config, outcomes, seen.known_until)
     evidence = Evidence(
         window=seen.window,
-        rows=len(seen.rows),
+        rows=seen.count,
+        sampled=len(seen.rows) if seen.survey else 0,
         outcomes=span,
         labelled_rows=len(outcomes),
         known_until=seen.known_until,
@@ -204,6 +220,7 @@ def _check_labels(config: ModelConfig, champion: Champion, seen: Observed, outco
     if outcomes.empty:
         return []
     start = as_utc(outcomes[config.data.time].iloc[0].to_pydatetime())
+    thinned = max(1.0, seen.labelled.count(start, seen.known_until) / len(outcomes)) if seen.survey else 1.0
     before = seen.labelled.between(max(champion.holdout_end, start - (seen.window.end - seen.window.start)), start)
     earlier = champion.reference[config.data.label]
     return list(
@@ -213,9 +230,15 @@ def _check_labels(config: ModelConfig, champion: Champion, seen: Observed, outco
             previous=before[config.data.label] if len(before) else None,
             classifier=config.is_classifier,
             inputs_moved=inputs_moved,
-            stands_for=(champion.train_rows + champion.holdout_rows) or None,
+            stands_for=_stands_for(champion, thinned),
         )
     )
+
+
+def _stands_for(champion: Champion, thinned: float = 1.0) -> int | None:
+    """Of how many rows, as thinned as those of the window, the reference is an even sample; None when not known."""
+    rows = champion.train_rows + champion.holdout_rows
+    return max(1, round(rows / thinned)) if rows else None
 
 
 def _span(config: ModelConfig, outcomes: pd.DataFrame, known_until: datetime) -> Window | None:

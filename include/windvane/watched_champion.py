@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -35,9 +35,9 @@ class Champion:
         params: The params that `build_pipeline` was called with.
         reference: At most 5,000 rows in time order, of the whole training: inputs, label and `holdout`.
         train: The span of the rows that it was fitted on.
-        train_rows: Their number.
+        train_rows: Their number, also where a sample of them was taken.
         holdout_end: End of the newer rows that judged it.
-        holdout_rows: Their number.
+        holdout_rows: Their number, likewise.
         hidden: Columns that no model may see.
     """
 
@@ -73,9 +73,14 @@ class Champion:
         rows = self.train_rows + self.holdout_rows
         return Profile.of(self._with_prediction(self.reference, self._scored), seed=self.seed, history_rows=rows or None)
 
-    def drift(self, rows: pd.DataFrame, scores: np.ndarray | None, *, chance: float) -> Drift:
-        """How far the rows, and what it says of them, are from the training."""
-        return detect_drift(self._with_prediction(rows, scores), self.profile, false_alarm_rate=chance)
+    def drift(self, rows: pd.DataFrame, scores: np.ndarray | None, *, chance: float, thinned: float = 1.0) -> Drift:
+        """How far the rows, and what it says of them, are from the training.
+
+        Args:
+            thinned: For how many rows of the window each of them stands: they last as long as all of them.
+        """
+        profile = self.profile if thinned == 1.0 else replace(self.profile, every=self.profile.every / thinned, thresholds={})
+        return detect_drift(self._with_prediction(rows, scores), profile, false_alarm_rate=chance)
 
     def _with_prediction(self, rows: pd.DataFrame, scores: np.ndarray | None) -> pd.DataFrame:
         inputs = rows[[c for c in self.inputs if c in rows.columns]]

@@ -1,7 +1,8 @@
 """The one place where Windvane and Airflow meet: a config becomes its five DAGs."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from airflow.sdk import (
     RetryRule,
     chain,
 )
+from airflow.sdk.definitions.param import ParamsDict
 
 from windvane.config import ModelConfig
 from windvane.errors import ConfigError, WindvaneError
 from windvane.load_config import list_configs, load_config
 from windvane_airflow import assets
+from windvane_airflow.make_pools import TRAIN_POOL
 from windvane_airflow.operators.approve_release import ApproveReleaseOperator
 from windvane_airflow.operators.commit_data import CommitDataOperator
 from windvane_airflow.operators.config_error import ConfigErrorOperator
@@ -36,7 +39,13 @@ from windvane_airflow.operators.deployment import (
 from windvane_airflow.operators.extract_data import ExtractDataOperator
 from windvane_airflow.operators.monitor_model import CollectPredictionsOperator, MonitorModelOperator
 from windvane_airflow.operators.score_window import ScoreWindowOperator
-from windvane_airflow.operators.train_model import GateChallengerOperator, PlanTrainingOperator, RegisterModelOperator, TrainModelOperator
+from windvane_airflow.operators.train_model import (
+    GateChallengerOperator,
+    PlanTrainingOperator,
+    RegisterModelOperator,
+    SearchParamsOperator,
+    TrainModelOperator,
+)
 from windvane_airflow.operators.validate_data import ValidateDataOperator
 from windvane_airflow.sensors.wait_for_file import WaitForFileSensor
 
@@ -58,9 +67,7 @@ def build_dags(project: Path, *, only: str | None = None) -> dict[str, DAG]:
         The DAGs by id. A config with problems becomes `<model>__config_error` and hides nothing else.
     """
     dags: dict[str, DAG] = {}
-    for path in list_configs(project):
-        if only and not only.startswith(f"{path.stem}__"):
-            continue
+    for path in list_configs(project, dag_id=only):
         try:
             config = load_config(path)
         except ConfigError as exc:
@@ -106,8 +113,20 @@ def _train(config: ModelConfig, project: Path) -> DAG:
             outlets=[AssetAlias(f"{config.model}/challenger")],
             **common,
         )
-        chain(plan, train, register, gate)
+        search = _search(config, plan, common)
+        chain(plan, *([search] if search else []), train, register, gate)
     return dag
+
+
+def _search(config: ModelConfig, plan: BaseOperator, common: dict[str, str]) -> Any | None:
+    """The workers that share the hyperparameter search; None if the train task searches alone."""
+    search = config.train.search
+    workers = min(search.workers, search.trials) if search else 1
+    if workers == 1:
+        return None
+    label = f"worker {{{{ ti.map_index + 1 }}}} of {workers}"
+    searching = SearchParamsOperator.partial(task_id="search", snapshot=plan.output, map_index_template=label, **common)
+    return searching.expand(worker=list(range(workers)))
 
 
 def _deploy(config: ModelConfig, project: Path) -> DAG:
@@ -193,18 +212,20 @@ _KINDS: dict[str, Callable[[ModelConfig, Path], DAG]] = {
 }
 
 
-def _dag(config: ModelConfig, kind: str, build: Callable[..., DAG], *, schedule: Any, params: dict[str, Param], **options: Any) -> DAG:
+@contextmanager
+def _dag(
+    config: ModelConfig, kind: str, build: Callable[..., DAG], *, schedule: Any, params: dict[str, Param], **options: Any
+) -> Iterator[DAG]:
     options.setdefault("start_date", _LONG_AGO)
     options.setdefault("max_active_runs", 1)
     summary = inspect.getdoc(build) or ""
-    return DAG(
+    with DAG(
         dag_id=f"{config.model}__{kind}",
         description=summary,
         doc_md=f"{config.description}\n\n{summary}\n\nEdit `dags/configs/{config.model}.yaml` and `include/models/{config.model}.py`.",
         schedule=schedule,
         catchup=False,
         tags=["windvane", config.model, kind, *config.tags],
-        params=params,
         default_args={
             "owner": config.owner,
             "retries": 3,
@@ -212,7 +233,11 @@ def _dag(config: ModelConfig, kind: str, build: Callable[..., DAG], *, schedule:
             "retry_policy": _RETRY_POLICY,
         },
         **options,
-    )
+    ) as dag:
+        yield dag
+        # not before, because every task would take a copy: a run gives its tasks the params of the DAG anyway. And not by setting the
+        # attribute, because the defaults, which are the same for every model, would be checked. Both are half of parsing many models.
+        object.__setattr__(dag, "params", ParamsDict(params))
 
 
 # bad data, configs and code do not mend themselves; infrastructure may come back
@@ -226,8 +251,9 @@ _RETRY_POLICY = ExceptionRetryPolicy(
 
 
 def _common(config: ModelConfig, project: Path, *, queue: str = "default") -> dict[str, str]:
-    """What every task of a model is given; an executor that has no queues takes no notice of one."""
-    return {"model": config.model, "project": str(project), "queue": queue}
+    """What every task of a model is given; an executor that has no queues takes no notice of one, but of a pool."""
+    pool = {"pool": TRAIN_POOL} if queue == TRAIN_QUEUE else {}
+    return {"model": config.model, "project": str(project), "queue": queue, **pool}
 
 
 def _range(config: ModelConfig) -> dict[str, Any]:

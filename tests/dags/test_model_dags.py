@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
+from jinja2 import Environment
 
 from windvane.errors import ConfigError
 from windvane.settings import REPOSITORY
@@ -50,6 +51,44 @@ def test_the_tasks_of_each_dag() -> None:
     assert edges(dags["flight_delay__monitor"]) == {"collect": {"decide"}, "decide": set()}
 
 
+SEARCHING = (
+    MINIMAL.format(model="shared", data="").replace("{", "{{").replace("}", "}}")
+    + "train: {{search: {{trials: {trials}, workers: {workers}}}}}\n"
+)
+
+
+def test_a_shared_search_is_mapped_over_the_workers_of_the_train_queue(tmp_path: Path) -> None:
+    config = SEARCHING.format(trials=10, workers=3)
+    dag = build_dags(project_with(tmp_path, shared=config), only="shared__train")["shared__train"]
+    assert edges(dag) == {
+        "plan": {"search", "train", "gate"},
+        "search": {"train"},
+        "train": {"register"},
+        "register": {"gate"},
+        "gate": set(),
+    }
+    search = dag.get_task("search")
+    assert search.is_mapped
+    assert search.queue == dag.get_task("train").queue == "train"
+    assert search.pool == dag.get_task("train").pool
+    assert search.retries == dag.get_task("train").retries > 0
+    assert search.retry_policy is dag.get_task("train").retry_policy
+    # rendered by the task; the number of instances is in the serialised DAG that the scheduler reads
+    again = DagSerialization.deserialize_dag(json.loads(json.dumps(DagSerialization.serialize_dag(dag)))).get_task("search")
+    assert again.get_parse_time_mapped_ti_count() == 3
+    context = {"ti": SimpleNamespace(map_index=1)}
+    assert Environment().from_string(search.map_index_template).render(context) == "worker 2 of 3"
+
+
+@pytest.mark.parametrize(("trials", "workers", "tasks"), [(10, 1, 0), (1, 8, 0), (4, 8, 4)])
+def test_a_search_has_no_more_tasks_than_trials(tmp_path: Path, trials: int, workers: int, tasks: int) -> None:
+    config = SEARCHING.format(trials=trials, workers=workers)
+    dag = build_dags(project_with(tmp_path, shared=config), only="shared__train")["shared__train"]
+    assert "search" in dag.task_ids if tasks else list(dag.task_ids) == ["plan", "train", "register", "gate"]
+    if tasks:
+        assert dag.get_task("search").expand_input.value == {"worker": list(range(tasks))}
+
+
 @pytest.mark.parametrize(
     ("kind", "asset"), [("train", "flight_delay/retrain"), ("deploy", "flight_delay/challenger"), ("monitor", "flight_delay/data")]
 )
@@ -67,6 +106,21 @@ def test_one_run_at_a_time_except_for_deploy() -> None:
 def test_a_task_process_builds_its_own_dag_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(build_dags(REPOSITORY, only="flight_delay__train")) == ["flight_delay__train"]
     assert build_dags(REPOSITORY, only="something_else") == {}
+
+
+def test_params_are_the_dags_and_their_defaults_are_right() -> None:
+    """Airflow checks neither, because tasks that hold copies, and a check for each model, are most of parsing many of them."""
+    for dag_id, dag in build_dags(REPOSITORY).items():
+        assert set(dag.params.validate().values()) == {None}, dag_id
+        assert not any(task.params for task in dag.tasks), dag_id
+
+
+def test_a_run_gives_its_tasks_the_params_of_the_dag() -> None:
+    from airflow.sdk.definitions.param import process_params
+
+    dag = build_dags(REPOSITORY)["flight_delay__deploy"]
+    given = process_params(dag, dag.get_task("package"), {"version": 3}, suppress_exception=False)
+    assert given == {"version": 3}
 
 
 def test_serialisation_is_deterministic() -> None:

@@ -129,7 +129,7 @@ def test_what_was_scored_is_collected_and_joined_with_outcomes(live: Live) -> No
 
     predictions = live.lake.read("flights", "predictions")
     assert len(predictions) > 200
-    joined = join_outcomes(load_model_config(live.settings.project, "flights"), live.lake, SPRING)
+    joined = join_outcomes(load_model_config(live.settings.project, "flights"), live.lake, SPRING).rows
     assert joined["label"].notna().sum() > 200
 
 

@@ -117,7 +117,7 @@ def test_segments_without_ids_or_scores_keep_their_types(config, settings, lake)
     collect_predictions(config, settings, lake)
 
     assert lake.columns("tiny", "predictions")["score"] == "double"
-    assert len(join_outcomes(config, lake, JANUARY)) == 1
+    assert len(join_outcomes(config, lake, JANUARY).rows) == 1
 
 
 def test_latest_scoring_of_an_id_meets_its_outcome(config, settings, lake):
@@ -127,7 +127,7 @@ def test_latest_scoring_of_an_id_meets_its_outcome(config, settings, lake):
     raw = raw_rows(key=["a", "b", "z"], at=[moment(1), moment(2), moment(3)], y=[1.0, None, 0.0])
     lake.overwrite_window("tiny", "raw", raw, window=JANUARY, time="at")
 
-    joined = join_outcomes(config, lake, JANUARY)
+    joined = join_outcomes(config, lake, JANUARY).rows
 
     assert joined.columns.tolist() == ["id", "time", "version", "score", "prediction", "probabilities", "label"]
     assert len(joined) == 4
@@ -142,11 +142,32 @@ def test_whole_number_ids_meet_the_text_of_the_log(config, settings, lake):
     raw = raw_rows(key=[17], at=[moment(1)], y=[1.0])
     lake.overwrite_window("tiny", "raw", raw, window=JANUARY, time="at")
 
-    assert join_outcomes(config, lake, JANUARY)["label"].tolist() == [1.0]
+    assert join_outcomes(config, lake, JANUARY).rows["label"].tolist() == [1.0]
+
+
+def test_of_many_scored_rows_a_sample_is_joined_with_all_its_outcomes(config, settings, lake):
+    names = [f"k{number}" for number in range(2000)]
+    for segment, score in (("s1", 0.1), ("s2", 0.9)):
+        write_segment(settings, segment, [scored(name, 1, score, hour=1 + (segment == "s2")) for name in names])
+    collect_predictions(config, settings, lake)
+    raw = raw_rows(key=names, at=[moment(1)] * 2000, y=[float(number % 2) for number in range(2000)])
+    lake.overwrite_window("tiny", "raw", raw, window=JANUARY, time="at")
+
+    joined, whole = join_outcomes(config, lake, JANUARY, most=1000), join_outcomes(config, lake, JANUARY)
+
+    assert (joined.of, joined.is_sampled) == (4000, True)
+    assert (whole.of, whole.is_sampled) == (2000, False)
+    # two scorings of each of nearly 500 names, of which the latest counts
+    assert 450 < len(joined.rows) <= 500
+    assert set(joined.rows["score"]) == {0.9}
+    both = joined.rows.merge(whole.rows, on="id", suffixes=("", "_whole"))
+    assert len(both) == len(joined.rows)
+    assert both["label"].tolist() == both["label_whole"].tolist()
+    assert both["label"].notna().all()
 
 
 def test_without_predictions_the_join_is_empty(config, lake):
-    assert join_outcomes(config, lake, JANUARY).empty
+    assert join_outcomes(config, lake, JANUARY).rows.empty
 
 
 def test_milliseconds_reach_a_table_that_did_not_have_them(config, settings, lake):

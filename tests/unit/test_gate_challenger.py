@@ -157,6 +157,12 @@ class _Renamed:
     def watermark(self, model):
         return self.lake.watermark("other")
 
+    def uri(self, model, table):
+        return self.lake.uri("other", table)
+
+    def open_table(self, model, table, **options):
+        return self.lake.open_table("other", table, **options)
+
     def read(self, model, table, **options):
         return self.lake.read("other", table, **options)
 

@@ -181,6 +181,28 @@ def test_what_is_given_up_returns_to_the_newest_row_that_holds(ledger):
     assert settled_row(ledger.history("churn")).epoch == 1
 
 
+def test_what_stands_begins_at_the_newest_row_that_holds(ledger):
+    later = datetime(2030, 1, 1, tzinfo=UTC)
+    assert ledger.standing("churn") == []
+    add(ledger, 0, "shift", until=later)
+    assert [row.epoch for row in ledger.standing("churn")] == [1]
+    add(ledger, 1)
+    add(ledger, 2, "refuse", version=2)
+    add(ledger, 3, "shift", version=3, traffic={1: 90, 3: 10}, until=later)
+    add(ledger, 4, "shift", version=3, traffic={1: 50, 3: 50}, until=later)
+    add(ledger, 0, model="price")
+    assert [row.epoch for row in ledger.standing("churn")] == [3, 4, 5]
+    assert settled_row(ledger.standing("churn")) == settled_row(ledger.history("churn"))
+
+
+def test_the_epoch_of_the_last_promotion(ledger):
+    assert ledger.promoted("churn") == 0
+    add(ledger, 0)
+    add(ledger, 1, "rollback")
+    add(ledger, 2, "refuse", version=2)
+    assert ledger.promoted("churn") == 2
+
+
 def test_a_freeze_holds_until_it_is_lifted(ledger):
     add(ledger, 0)
     assert not ledger.is_frozen("churn")

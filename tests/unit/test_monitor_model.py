@@ -192,6 +192,44 @@ def test_same_concept_is_ok_with_a_report_and_the_realised_metric(served):
     assert stored == json.loads(json.dumps(result.as_json()))
 
 
+@pytest.mark.parametrize(
+    ("how", "decision"),
+    [({}, "ok"), ({"slope": -2.0}, "retrain"), ({"shift": 3.0}, "recalibrate")],
+    ids=["same concept", "new concept", "base rate"],
+)
+def test_a_sample_of_a_large_window_decides_alike_and_says_so(served, monkeypatch, how, decision):
+    monkeypatch.setattr("windvane.monitor_model._MOST_ROWS", 400)
+    frame = rows(SECOND, **how)
+    served.ingest(SECOND, frame)
+    served.serve(load_champion(served), frame)
+
+    result = served.monitor(SECOND)
+
+    evidence = result.evidence
+    assert result.decision == decision, result.reason
+    assert (evidence.rows, evidence.realised.drawn_from) == (600, 600)
+    assert 350 < evidence.sampled <= 400
+    assert evidence.realised.rows == evidence.realised.scored == evidence.labelled_rows == evidence.sampled
+    assert f"looked at {evidence.sampled} of 600 rows, drawn evenly" in result.report_path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("break_", "problem"),
+    [
+        pytest.param(lambda f: f.assign(x=f["x"].where(f.index != 7, np.inf)), "column x has 1 infinite values in 600 rows", id="infinite"),
+        pytest.param(lambda f: f.iloc[np.arange(600) // 2].assign(key=f["key"].to_list()), "repeat another row entirely", id="repeated"),
+    ],
+)
+def test_what_a_sample_hides_is_found_in_all_rows(served, monkeypatch, break_, problem):
+    monkeypatch.setattr("windvane.monitor_model._MOST_ROWS", 60)
+    served.ingest(SECOND, break_(rows(SECOND)))
+
+    result = served.monitor(SECOND)
+
+    assert result.decision == "fix_data", result.reason
+    assert problem in result.reason
+
+
 def load_champion(platform):
     from windvane.bundle import open_bundle
 

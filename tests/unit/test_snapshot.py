@@ -9,7 +9,7 @@ from training_project import DAYS, START, fill, make_project, make_rows
 from windvane.errors import ConfigError, NotEnoughData
 from windvane.lake import Lake
 from windvane.release_window import release_window
-from windvane.snapshot import Serving, Snapshot, plan_training, read_snapshot
+from windvane.snapshot import Sample, Serving, Snapshot, plan_training, read_snapshot
 from windvane.train_model import train_model
 from windvane.windows import Window
 
@@ -99,6 +99,50 @@ def test_a_snapshot_reads_the_rows_of_its_version_for_ever(project):
     after = read_snapshot(project.config, project.code, project.lake, snapshot)
     assert before[0].equals(after[0])
     assert before[1].equals(after[1])
+
+
+def limited(project, most):
+    return project.config.model_copy(update={"train": project.config.train.model_copy(update={"max_rows": most})})
+
+
+def test_a_limit_that_is_not_reached_changes_no_key(project):
+    assert plan(project, config=limited(project, 1000)).as_json() == plan(project).as_json()
+    assert "sample" not in plan(project).as_json()
+
+
+def test_more_rows_than_the_limit_are_sampled_and_the_snapshot_says_so(tmp_path):
+    project = make_project(tmp_path, rows=8000)
+    whole, snapshot = plan(project), plan(project, config=limited(project, 1000))
+    train, holdout = read_snapshot(project.config, project.code, project.lake, snapshot)
+    every = read_snapshot(project.config, project.code, project.lake, whole)
+
+    assert snapshot.sample == Sample(max_rows=1000, train_rows=len(every[0]), holdout_rows=len(every[1]))
+    assert Snapshot.from_json(json.loads(json.dumps(snapshot.as_json()))) == snapshot
+    assert snapshot.training_key != whole.training_key
+    assert snapshot.data_digest != whole.data_digest
+    assert 900 < len(train) <= 1000
+    assert 200 < len(holdout) <= 250
+    for drawn, full in zip((train, holdout), every, strict=True):
+        pd.testing.assert_frame_equal(drawn, full[full["customer"].isin(drawn["customer"])].reset_index(drop=True))
+    assert train["seen"].dt.floor("D").value_counts().between(15, 60).all()
+
+
+def test_a_sample_stays_what_was_planned_whatever_the_config_says_later(tmp_path):
+    project = make_project(tmp_path, rows=3000)
+    snapshot = plan(project, config=limited(project, 1000))
+    before, after = (
+        read_snapshot(config, project.code, project.lake, snapshot)[0] for config in (limited(project, 1000), limited(project, 2000))
+    )
+    assert before.equals(after)
+
+
+def test_a_holdout_alone_may_be_sampled(tmp_path):
+    project = make_project(tmp_path, rows=3000)
+    most = 2200
+    snapshot = plan(project, config=limited(project, most))
+    train, holdout = read_snapshot(project.config, project.code, project.lake, snapshot)
+    assert len(train) == snapshot.sample.train_rows < most
+    assert len(holdout) <= most // 4 < snapshot.sample.holdout_rows
 
 
 def test_nothing_ingested_is_said(project, tmp_path):

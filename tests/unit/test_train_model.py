@@ -84,6 +84,23 @@ def test_the_reference_tells_trained_rows_from_held_out_ones(trained):
     assert reference.loc[reference["holdout"], "seen"].min() > reference.loc[~reference["holdout"], "seen"].max()
 
 
+def test_a_sampled_training_says_of_how_many_rows(tmp_path):
+    project = make_project(tmp_path, rows=8000, train={"max_rows": 1000})
+    result = train(project)
+    bundle, sample = open_bundle(project.settings.bundles, result.bundle_digest), plan(project).sample
+    rows = bundle.manifest["rows"]
+
+    assert (rows["training_of"], rows["holdout_of"]) == (sample.train_rows, sample.holdout_rows)
+    assert rows["training"] <= 1000 < sample.train_rows
+    assert rows["holdout"] <= 250 < sample.holdout_rows
+    assert bundle.manifest["snapshot"]["sample"] == dataclasses.asdict(sample)
+    assert f"{sample.train_rows:,}" in connect(project.settings).get_run(result.run_id).data.params["sample"]
+    # the holdout was drawn more thinly or thickly than the rest, and is in the reference as much as in time all the same
+    assert read_reference(bundle)["holdout"].mean() == pytest.approx(
+        sample.holdout_rows / (sample.train_rows + sample.holdout_rows), abs=0.06
+    )
+
+
 def test_a_second_training_adopts_the_first(trained):
     project, result = trained
     again = train(project)

@@ -129,7 +129,9 @@ class ModelOperator(BaseOperator):
 
     def _keep(self, result: Mapping[str, Any], context: Context) -> str:
         run = quote(context["run_id"], safe="")
-        place = self.settings.reports / self.model / "runs" / self.dag_id / run / f"{self.task_id}.json"
+        number = getattr(context.get("ti"), "map_index", -1)
+        name = self.task_id if number < 0 else f"{self.task_id}-{number}"
+        place = self.settings.reports / self.model / "runs" / self.dag_id / run / f"{name}.json"
         write_bytes(place, json.dumps(result, indent=2, default=str).encode())
         return self.report_url(place)
 

@@ -1,4 +1,4 @@
-"""Plans, trains, registers and gates a challenger."""
+"""Plans, searches, trains, registers and gates a challenger."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,6 +56,33 @@ class PlanTrainingOperator(ModelOperator):
         if snapshot.recalibrates:
             self.log.info("Only the calibration of bundle %s is made anew", snapshot.recalibrates[:12])
         return snapshot.as_json()
+
+
+class SearchParamsOperator(ModelOperator):
+    """Search hyperparameters as one of several workers; the train task takes the best that any of them found.
+
+    Args:
+        snapshot: What the plan task returned. (templated)
+        worker: Which of the workers this is, from 0.
+    """
+
+    template_fields: Sequence[str] = ("snapshot",)
+
+    def __init__(self, *, snapshot: Any, worker: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.worker = worker
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Return how many trials this worker tried, how many are complete, and the best value."""
+        from windvane.search_params import search_params
+        from windvane.snapshot import Snapshot
+
+        snapshot = Snapshot.from_json(self.snapshot)
+        found = search_params(self.config, self.code, self.settings, self.lake, snapshot, worker=self.worker)
+        if found.skipped:
+            self.log.info("Nothing done: %s", found.skipped)
+        return found.as_json()
 
 
 class TrainModelOperator(ModelOperator):
