@@ -33,7 +33,13 @@ class AirflowClient:
 
     def dag_ids(self) -> set[str]:
         """Ids of the DAGs that Airflow knows and that are not paused."""
-        return {dag["dag_id"] for dag in self._request("GET", "/dags", params={"limit": _PAGE, "paused": False})["dags"]}
+        found: set[str] = set()
+        while True:
+            asked = {"limit": _PAGE, "offset": len(found), "paused": False, "order_by": "dag_id"}
+            page = self._request("GET", "/dags", params=asked)["dags"]
+            found |= {dag["dag_id"] for dag in page}
+            if len(page) < _PAGE:
+                return found
 
     def import_errors(self) -> list[str]:
         """What kept DAG files from being read: last lines of the traces."""

@@ -72,6 +72,15 @@ def test_an_expired_token_is_replaced_once() -> None:
     assert [token for _, _, token, _ in airflow.seen] == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
 
 
+def test_all_dags_are_found_however_many() -> None:
+    names = [f"m{number:03}__train" for number in range(130)]
+    pages = [[{"dag_id": name} for name in part] for part in (names[:100], names[100:])]
+    airflow = _Airflow(*((200, {"dags": page}) for page in pages))
+    with serve(airflow) as url:
+        assert _client(url).dag_ids() == set(names)
+    assert ["offset=0" in airflow.seen[0][1], "offset=100" in airflow.seen[1][1]] == [True, True]
+
+
 def test_run_ids_are_quoted() -> None:
     airflow = _Airflow((200, {"task_instances": []}))
     with serve(airflow) as url:
