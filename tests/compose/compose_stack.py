@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from windvane.airflow_client import AirflowClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "flight_delay"
+_PORTS = range(1, 65_536)
 _PASSED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 # ends what the container's first process started: to the engine that is a crash, and not somebody's wish as `docker kill` is
 _CRASH = "import os; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), 9)"
@@ -30,6 +32,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def addresses() -> list[str]:
+    """The machine's own addresses: its loopback, and those where others reach it."""
+    output = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout
+    return ["127.0.0.1", *(address for address in output.split() if ":" not in address)]
+
+
+def open_ports(address: str) -> set[int]:
+    """The TCP ports of an address, of all 65,535, where somebody answers."""
+
+    def is_open(port: int) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            return probe.connect_ex((address, port)) == 0
+
+    with ThreadPoolExecutor(64) as pool:
+        return {port for port, found in zip(_PORTS, pool.map(is_open, _PORTS, chunksize=64), strict=True) if found}
+
+
 @dataclass
 class Stack:
     """One stack.
@@ -38,11 +58,14 @@ class Stack:
         name: Compose's name of the project.
         root: A directory for its settings, its state and the team's files.
         ports: Of Airflow, MLflow and the model.
+        open_before: Address of the machine -> ports that were open there before.
     """
 
     name: str
     root: Path
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in ("airflow", "mlflow", "model")})
+
+    open_before: dict[str, set[int]] = field(default_factory=lambda: {address: open_ports(address) for address in addresses()})
 
     def prepare(self) -> None:
         """Write the settings as `make compose-up` does, and a project whose model answers on a free port."""

@@ -118,7 +118,7 @@ def test_twenty_trainings_at_once_keep_within_workers_and_memory(stack: Stack) -
     assert len(before) == TRAINERS
     tasks = run_all(client, [f"{model}__train" for model in CROWD])
     of_all = [task for found in tasks.values() for task in found]
-    assert {task["queue"] for task in of_all} == {"train"}
+    assert {(task["queue"], task["pool"]) for task in of_all} == {("train", "train")}
     assert {task["try_number"] for task in of_all} == {1}
     assert most_at_once(of_all) == TRAINERS
     assert len({task["hostname"] for task in of_all}) == TRAINERS

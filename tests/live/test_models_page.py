@@ -236,6 +236,12 @@ def test_what_served_at_a_moment_is_told(live: Live, asked: None, browser: Brows
     moment = (promoted.time + timedelta(milliseconds=1)).isoformat()
     told = facts(live, f"/served-at?at={moment.replace('+', '%2B')}")
     assert [(share["version"], share["percent"]) for share in told["shares"]] == [(2, 100)]
+    page = browser.open("/plugin/models/asked")
+    page.get_by_role("navigation", name="Sections").get_by_role("link", name="Releases", exact=True).click()
+    page.get_by_label("Moment, in").fill("2100-01-01T00:00")
+    page.get_by_text(re.compile(f"served version {last(live).serving}")).wait_for()
+    page.get_by_label("Moment, in").fill("2001-01-01T00:00")
+    page.get_by_text(re.compile("Nothing served at .*: nothing was released before")).wait_for()
 
 
 def test_a_viewer_sees_everything_and_can_do_nothing(live: Live, asked: None, browser: Browser, tmp_path: Path) -> None:

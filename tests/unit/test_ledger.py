@@ -120,6 +120,17 @@ def test_eight_processes_that_create_and_append_at_once_make_one_linear_history(
     ledger.close()
 
 
+def test_a_ledger_of_an_older_release_is_brought_up_to_date_with_its_rows(ledger, database):
+    added = [add(ledger, 0), add(ledger, 1, version=2, digest=B)]
+    execute(database, "DROP INDEX releases_by_action")
+    reopened = Ledger(database)
+    assert reopened.history("churn") == added
+    assert reopened.verify("churn") == []
+    reopened.close()
+    # there again: it can be dropped once more, which the database refuses of what is not there
+    execute(database, "DROP INDEX releases_by_action")
+
+
 @pytest.mark.parametrize("traffic", [{1: 90}, {1: 110, 2: -10}], ids=["not 100", "negative"])
 def test_traffic_that_is_not_a_whole_is_refused(ledger, traffic):
     with pytest.raises(ValueError, match="traffic"):
