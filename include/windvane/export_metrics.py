@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from sqlalchemy import func, select
@@ -18,7 +18,7 @@ from windvane.catalog import Catalog
 from windvane.config import ModelConfig
 from windvane.describe_models import ORDER, describe_models, state_of
 from windvane.errors import ConfigError, WindvaneError
-from windvane.ledger import Ledger
+from windvane.ledger import Action, Ledger
 from windvane.load_config import list_configs
 from windvane.reload_config import reload_config
 from windvane.settings import Settings
@@ -151,13 +151,16 @@ def _rolling_out(rows: Mapping[str, Mapping[str, Any]], rollouts: Mapping[str, M
 
 
 def _released(settings: Settings) -> Metric:
+    """All actions of every model in the ledger: Prometheus sees no increase in a series that is born at 1, such as the first revert."""
     rows = CounterMetricFamily("windvane_releases", "Ledger rows by action.", labels=["model", "action"])
     with closing(Ledger(settings.database)) as ledger:
         table = ledger.table
         chosen = select(table.c.model, table.c.action, func.count().label("rows")).group_by(table.c.model, table.c.action)
         with ledger.connect() as connection:
-            for row in connection.execute(chosen):
-                rows.add_metric([row.model, row.action], row.rows)
+            counts = {(row.model, row.action): row.rows for row in connection.execute(chosen)}
+    for model in sorted({model for model, _ in counts}):
+        for action in get_args(Action):
+            rows.add_metric([model, action], counts.get((model, action), 0))
     return rows
 
 

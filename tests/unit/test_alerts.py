@@ -1,5 +1,6 @@
 """Prometheus's own tool reads the rules and fires every alert; each has its paragraph, each dashboard asks for series that exist."""
 
+import importlib.util
 import json
 import os
 import re
@@ -30,6 +31,46 @@ def promtool(*arguments: str) -> str:
     done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def sent_by_airflow() -> set[str]:
+    """Every name that Airflow sends by StatsD, with its variables as `{pool_name}`: it sends the old name and the new one."""
+    found = importlib.util.find_spec("airflow")
+    assert found is not None
+    template = Path(str(found.origin)).parent / "_shared" / "observability" / "metrics" / "metrics_template.yaml"
+    told = yaml.safe_load(template.read_text())["metrics"]
+    return {f"airflow.{name}" for row in told for name in (row["name"], row["legacy_name"]) if name != "-"}
+
+
+def mapped(name: str) -> tuple[str, dict[str, str]] | None:
+    """The series that statsd-exporter makes of a name, or None if it drops it."""
+    for rule in yaml.safe_load((DOCKER / "statsd" / "mapping.yml").read_text())["mappings"]:
+        match = re.fullmatch(re.escape(rule["match"]).replace(r"\*", r"([^.]*)"), name)
+        if match:
+            if rule.get("action") == "drop":
+                return None
+
+            def filled(text: str, match: re.Match[str] = match) -> str:
+                return re.sub(r"\$(\d)", lambda number: match[int(number[1])], text)
+
+            return filled(rule["name"]), {label: filled(text) for label, text in rule.get("labels", {}).items()}
+    return re.sub(r"\W", "_", name), {}
+
+
+def test_pools_have_their_name_as_a_label_and_nothing_else() -> None:
+    assert {"airflow.pool.queued_slots", "airflow.pool.queued_slots.{pool_name}"} <= sent_by_airflow()
+    series = [mapped(name) for name in sent_by_airflow() if name.startswith("airflow.pool.")]
+    assert ("airflow_pool_queued_slots", {"pool": "{pool_name}"}) in series
+    assert ("airflow_pool_running_slots", {"pool": "{pool_name}"}) in series
+    assert all(one is None or one[1] == {"pool": "{pool_name}"} for one in series)
+
+
+def test_rules_and_dashboards_ask_for_what_airflow_sends() -> None:
+    known = {one[0] for one in map(mapped, sent_by_airflow()) if one}
+    texts = [*(rule["expr"] for rule in rules()), *(path.read_text() for path in (DOCKER / "grafana" / "dashboards").glob("*.json"))]
+    asked = {name for text in texts for name in re.findall(r"\bairflow_\w+", text)}
+    assert {"airflow_pool_queued_slots", "airflow_scheduler_heartbeat", "airflow_ti_failures"} <= asked
+    assert {re.sub(r"_(sum|count)$", "", name) for name in asked} <= known
 
 
 def test_promtool_reads_the_rules() -> None:

@@ -109,6 +109,19 @@ def test_outcomes_that_never_came_are_infinitely_late(settings) -> None:
     assert read(settings)["windvane_outcomes_lag_seconds", "churn"] == math.inf
 
 
+def test_an_action_is_counted_from_0_on(settings) -> None:
+    release(settings, "promote", 1, {1: 100})
+
+    def counted():
+        return {key[1]: value for key, value in read(settings).items() if key[0] == "windvane_releases_total" and key[2] == "churn"}
+
+    none = {"shift": 0, "promote": 0, "revert": 0, "rollback": 0, "refuse": 0, "freeze": 0, "unfreeze": 0}
+    assert counted() == {**none, "promote": 1}
+    release(settings, "shift", 2, {1: 90, 2: 10})
+    release(settings, "revert", 2, {1: 100})
+    assert counted() == {**none, "promote": 1, "shift": 1, "revert": 1}
+
+
 def test_a_rollout_is_told_while_it_lasts(settings) -> None:
     release(settings, "promote", 1, {1: 100})
     release(settings, "shift", 2, {1: 90, 2: 10}, until=datetime.now(UTC) + DAY)

@@ -14,20 +14,28 @@ SERIES: dict[tuple[str, tuple[str, ...]], Gauge | Summary] = {}
 KINDS = {"c": Gauge, "g": Gauge, "ms": Summary}
 
 
-def mapped(name: str, mappings: list[dict]) -> tuple[str, dict[str, str]]:
-    """The series and its labels; a star matches one part of the name."""
+def mapped(name: str, mappings: list[dict]) -> tuple[str, dict[str, str]] | None:
+    """The series and its labels, None for what is dropped; a star matches one part of the name."""
     for rule in mappings:
         pattern = re.escape(rule["match"]).replace(r"\*", r"([^.]*)")
         if found := re.fullmatch(pattern, name):
-            labels = {key: re.sub(r"\$(\d+)", lambda m: found.group(int(m[1])), str(value)) for key, value in rule["labels"].items()}
-            return rule["name"], labels
+            if rule.get("action") == "drop":
+                return None
+
+            def filled(text: object, found: re.Match[str] = found) -> str:
+                return re.sub(r"\$(?:\{(\d+)\}|(\d+))", lambda m: found.group(int(m[1] or m[2])), str(text))
+
+            return filled(rule["name"]), {key: filled(value) for key, value in rule.get("labels", {}).items()}
     return re.sub(r"[^a-zA-Z0-9_]", "_", name), {}
 
 
 def take(line: str, mappings: list[dict]) -> None:
     name, _, rest = line.partition(":")
     value, kind, *_ = rest.split("|")
-    series, labels = mapped(name, mappings)
+    target = mapped(name, mappings)
+    if target is None:
+        return
+    series, labels = target
     key = (series, tuple(sorted(labels)))
     if key not in SERIES:
         SERIES[key] = KINDS[kind](series, name, labelnames=sorted(labels), registry=REGISTRY)
