@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _KEPT_SCORES = 50_000
 _SAMPLE_ROWS = 500
-_COLUMNS = ["request_id", "row", "id", "version", "features", "score", "probabilities"]
+_COLUMNS = ["request_id", "row", "version", "features", "score", "probabilities"]
 
 
 @dataclass
@@ -35,8 +35,7 @@ class _Version:
     requests: int = 0
     scores: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_SCORES))
     milliseconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_SCORES))
-    # (id, features) -> score: a row that is asked about again and again is one row
-    newest: OrderedDict[tuple[Any, str], float] = field(default_factory=OrderedDict)
+    newest: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=_SAMPLE_ROWS))
 
 
 class TrafficReader:
@@ -76,9 +75,9 @@ class TrafficReader:
         return {version: _figures(found) for version, found in sorted(self._versions.items())}
 
     def sample(self, version: int) -> tuple[ReplayRows, list[float]]:
-        """The newest rows, at most 500, that a version answered with a score, each once, and these scores."""
-        newest = self._versions[version].newest if version in self._versions else {}
-        features, scores = [text for _, text in newest], list(newest.values())
+        """The newest rows, at most 500, that a version answered with a score, and these scores."""
+        newest = list(self._versions[version].newest) if version in self._versions else []
+        features, scores = [text for text, _ in newest], [score for _, score in newest]
         return ReplayRows(features, [None] * len(features), logged=len(features), held_out=0), scores
 
     def _segments(self) -> list[Segment]:
@@ -141,11 +140,7 @@ class TrafficReader:
             score = _score(row)
             if score is not None:
                 found.scores.append(score)
-                name = row["id"] if row["id"] is not None else (row["request_id"], row["row"])
-                found.newest.pop((name, row["features"]), None)
-                found.newest[(name, row["features"])] = score
-                if len(found.newest) > _SAMPLE_ROWS:
-                    found.newest.popitem(last=False)
+                found.newest.append((row["features"], score))
 
 
 def scored_since(config: ModelConfig, settings: Settings, lake: Lake | None, *, since: datetime) -> dict[int, LiveFigures]:

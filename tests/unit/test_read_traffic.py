@@ -134,7 +134,7 @@ def test_a_damaged_segment_is_named_once_and_the_others_count(config, settings, 
 def test_rows_of_an_older_log_have_no_latency(config, settings, lake):
     old = pa.table({"segment": ["s"], "received": pa.array([NOON], pa.timestamp("us", tz="UTC"))})
     old = old.append_column("request_id", pa.array(["r"])).append_column("row", pa.array([0])).append_column("version", pa.array([1]))
-    for name, value in (("id", "k"), ("features", "{}"), ("score", 0.5), ("probabilities", "[]")):
+    for name, value in (("features", "{}"), ("score", 0.5), ("probabilities", "[]")):
         old = old.append_column(name, pa.array([value]))
     lake.replace_rows("tiny", "predictions", old, key="segment", values=["s"])
 
@@ -159,14 +159,6 @@ def test_the_sample_is_the_newest_rows_with_their_scores(config, settings):
     assert len(scores) == replay.logged == len(replay.features) == 500
     assert (replay.features[-1], scores[-1]) == ('{"n":699}', 0.699)
     assert reader.sample(9)[1] == []
-
-
-def test_a_row_that_is_asked_about_again_and_again_is_in_the_sample_once(config, settings):
-    probe = [row(n, id="probe", features='{"n": 0}', score=0.9) for n in range(2000, 2700)]
-    write(settings, [row(1), *probe, row(2)])
-    reader = TrafficReader(config, settings, None, since=NOON)
-    assert reader.update()[1].requests == 702
-    assert sorted(reader.sample(1)[1]) == [0.5, 0.5, 0.9]
 
 
 def test_a_lake_that_cannot_be_read_is_said_and_files_still_count(config, settings, tmp_path, caplog):
