@@ -62,7 +62,7 @@ compose-up:  ## Start Airflow with Celery, PostgreSQL, Redis and MLflow in conta
 compose-down:  ## Stop the containers, also those of the models; volumes and state stay.
 	@docker compose stop worker-deploy
 	@docker compose run --rm --no-deps --entrypoint windvane worker-deploy down
-	@docker compose --profile demo down
+	@docker compose --profile demo --profile grafana down
 
 compose-demo:  ## Run the story of `make demo` on the containers that `make compose-up` started.
 	@docker compose run --rm demo demo --until $(UNTIL)

@@ -4,7 +4,9 @@ The operators' Python is called without Airflow; that tasks run on other hosts c
 """
 
 import contextlib
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ import pytest
 import requests
 from live_platform import free_port
 from postgres_server import find_postgres, serve_postgres
-from s3_server import KEY, SECRET, serve_s3
+from s3_server import KEY, S3, SECRET, serve_s3
 from training_project import DAYS, MODEL_FILE, START, make_rows
 
 from windvane.bundle import open_bundle
@@ -49,6 +51,7 @@ HALF = START + timedelta(days=DAYS / 2)
 END = START + timedelta(days=DAYS)
 NEXT = Window(END, END + timedelta(days=DAYS))
 SHARED = ("lake", "bundles", "reports", "staging")
+START_MLFLOW = Path(__file__).resolve().parents[2] / "include" / "docker" / "mlflow" / "write_auth.py"
 
 
 @dataclass
@@ -190,6 +193,47 @@ def run_loop(at: Installation) -> dict[str, Any]:
     return {"commits": commits, "version": version, "digest": digest, "monitor": seen}
 
 
+@contextlib.contextmanager
+def serve_mlflow(root: Path, s3: S3) -> Iterator[str]:
+    """URL of an MLflow server, started as its container starts it, that keeps artifacts in the bucket."""
+    root.mkdir()
+    port = free_port()
+    command = [sys.executable, str(START_MLFLOW), sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--artifacts-destination", s3.uri("mlflow")]
+    environ = {**os.environ, **s3.environment, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{root}/mlflow.db", "TMPDIR": str(root)}
+    environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
+    with (root / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environ, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    url, give_up = f"http://127.0.0.1:{port}", time.monotonic() + 180
+    try:
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{url}/health", timeout=5).ok:
+                    break
+            assert process.poll() is None, (root / "mlflow.log").read_text()
+            assert time.monotonic() < give_up, (root / "mlflow.log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def check_artifacts(at: Installation, s3: S3, *, version: int, digest: str) -> None:
+    """The bundle of the version lies in the bucket, under its run, and can be had back from the server."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=at.worker.mlflow_uri)
+    run = client.get_model_version(MODEL, str(version)).run_id
+    experiment = client.get_run(run).info.experiment_id
+    kept = ObjectPath.of(s3.uri(f"mlflow/{experiment}/{run}/artifacts"))
+    contents = {hashlib.sha256(place.read_bytes()).hexdigest(): place.name for place, _ in kept.objects()}
+    assert contents.get(digest) == "bundle.json", sorted(contents.values())
+    bundle = open_bundle(at.worker.bundles, digest)
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in bundle.path.rglob("*") if path.is_file()} <= set(contents)
+    assert client.list_artifacts(run)
+
+
 @pytest.fixture(scope="module")
 def database() -> Iterator[str | None]:
     """URL of a PostgreSQL database; None where it is not installed."""
@@ -209,9 +253,12 @@ def test_two_hosts_that_share_no_directory_run_the_loop(
         for name, value in s3.environment.items():
             monkeypatch.setenv(name, value)
         places = {f"WINDVANE_{name.upper()}": s3.uri(f"installation/{name}") for name in SHARED}
-        at = install(tmp_path / "shared", database=database or f"sqlite:///{tmp_path}/shared.db", shared=places, hosts=2)
-        s3.requests()
-        found = run_loop(at)
+        with serve_mlflow(tmp_path / "mlflow", s3) as mlflow:
+            places["MLFLOW_TRACKING_URI"] = mlflow
+            at = install(tmp_path / "shared", database=database or f"sqlite:///{tmp_path}/shared.db", shared=places, hosts=2)
+            s3.requests()
+            found = run_loop(at)
+            check_artifacts(at, s3, version=found["version"], digest=found["digest"])
         with capsys.disabled():
             counts = ", ".join(f"{count} {method}" for method, count in sorted(s3.requests().items()))
             print(f"\nthe loop, seconds: local {here.seconds}, s3 {at.seconds}; requests: {counts}")
@@ -229,8 +276,9 @@ def test_two_hosts_that_share_no_directory_run_the_loop(
         # a host keeps copies of bundles, what it logs and what it serves, and nothing that another needs
         for host in (at.worker, at.deployer):
             kept = {path.relative_to(host.var).parts[0] for path in host.var.rglob("*") if path.is_file()}
-            assert kept <= {"cache", "requests", "scoring.log", "mlflow-artifacts", "keys"}, kept
+            assert kept <= {"cache", "requests", "scoring.log", "keys"}, kept
         written = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 50_000_000]
         leaked = [str(path) for path in written if SECRET.encode() in path.read_bytes() or KEY.encode() in path.read_bytes()]
-        leaked += [str(place) for place, _ in ObjectPath.of(s3.uri("installation")).objects() if SECRET.encode() in place.read_bytes()]
+        stored = [place for root in ("installation", "mlflow") for place, _ in ObjectPath.of(s3.uri(root)).objects()]
+        leaked += [str(place) for place in stored if SECRET.encode() in place.read_bytes()]
         assert leaked == []
