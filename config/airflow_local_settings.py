@@ -40,6 +40,7 @@ if "celery" in sys.argv or ("scheduler" in sys.argv and _HERE):
 
 # parsing and writing one takes a twentieth of a second: a fifth between two leaves a core mostly free, and SQLite to its other writers
 _MODELS_PER_SECOND = 5
+_PARSED_PER_SECOND = 20
 
 
 def _space_parsing() -> None:
@@ -51,6 +52,9 @@ def _space_parsing() -> None:
     models = len(glob(os.path.join(conf.get("core", "dags_folder"), "configs", "*.yaml")))
     seconds = max(conf.getint("dag_processor", "min_file_process_interval"), models // _MODELS_PER_SECOND)
     os.environ["AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL"] = str(seconds)
+    # a parsing that fails counts as one without any DAGs: longer than from one to the next but one, shorter than to the one after that
+    stale = max(conf.getint("dag_processor", "stale_dag_threshold"), seconds * 8 // 5 + models // _PARSED_PER_SECOND)
+    os.environ["AIRFLOW__DAG_PROCESSOR__STALE_DAG_THRESHOLD"] = str(stale)
 
 
 if "dag-processor" in sys.argv:

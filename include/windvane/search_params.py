@@ -48,7 +48,9 @@ class SearchResult:
 def is_shared(config: ModelConfig, code: ModelCode, snapshot: Snapshot) -> bool:
     """Whether the training of a snapshot shares its search among workers."""
     search = config.train.search
-    return search is not None and search.workers > 1 and code.search_space is not None and snapshot.recalibrates is None
+    # as the DAG: no more workers than trials
+    several = search is not None and min(search.workers, search.trials) > 1
+    return several and code.search_space is not None and snapshot.recalibrates is None
 
 
 def search_params(config: ModelConfig, code: ModelCode, settings: Settings, lake: Lake, snapshot: Snapshot, *, worker: int) -> SearchResult:
@@ -76,8 +78,8 @@ def search_params(config: ModelConfig, code: ModelCode, settings: Settings, lake
     with _open(config, settings, snapshot) as shared:
         tried = shared.work(space, judge, worker=worker, timeout_seconds=search.timeout.total_seconds())
         values = [trial.value for trial in shared.trials() if trial.state.name == "COMPLETE"]
-    log.info("%s: worker %d of %d tried %d; %d of %d are complete", config.model, worker + 1, search.workers,
-             tried, len(values), search.trials)  # fmt: skip
+    log.info("%s: worker %d of %d tried %d; %d of %d are complete", config.model, worker + 1,
+             min(search.workers, search.trials), tried, len(values), search.trials)  # fmt: skip
     return SearchResult(trials=tried, complete=len(values), best=max(values, default=None))
 
 

@@ -41,10 +41,13 @@ class SharedSearch:
         self._lock = int(key[:15], 16)
         with store.lock(self._lock):
             self._study = optuna.create_study(storage=store.storage, study_name=key, direction="maximize", load_if_exists=True)
-            if "model" not in self._study.user_attrs:
+            is_new = "model" not in self._study.user_attrs
+            if is_new:
                 self._study.set_user_attr("model", model)
-                forget_others(store, model, key)
             self._id: int = store.storage.get_study_id_from_name(key)
+        if is_new:
+            # takes longer than the lock lasts where there is much to delete, and needs none
+            forget_others(store, model, key)
 
     def trials(self) -> list[Any]:
         """All trials that there are, by number."""

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sqlalchemy import URL, Connection, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from windvane.connect_database import Database, wait_for_others
-from windvane.errors import ServiceUnavailable, StorageError
+from windvane.errors import ConfigError, ServiceUnavailable, StorageError, WindvaneError
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ _LOCK = 7702915
 _BUSY_SECONDS = 30
 # a trial that kills whoever tries it would otherwise be tried for ever
 _MOST_REPEATS = 1
+# of PostgreSQL: no right to make it, and no schema that may be used
+_REFUSED = ("42501", "3F000")
 
 
 class TrialStore:
@@ -37,6 +39,7 @@ class TrialStore:
 
     Raises:
         StorageError: If an SQLite file cannot be read or written.
+        ConfigError: If the role may not make the schema, or not use it.
         ServiceUnavailable: If another database does not answer.
     """
 
@@ -70,6 +73,7 @@ class TrialStore:
 
         Raises:
             StorageError: If an SQLite file cannot be read or written.
+            ConfigError: If the role may not do what is needed.
             ServiceUnavailable: If another database does not answer.
         """
         from optuna.exceptions import StorageInternalError
@@ -77,16 +81,14 @@ class TrialStore:
         try:
             yield
         except (StorageInternalError, SQLAlchemyError) as exc:
-            cause = getattr(exc.__cause__ or exc, "orig", None) or exc
-            said = f"search {self.url.render_as_string(hide_password=True)}: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
-            if self.is_sqlite:
-                raise StorageError(f"{said}; check the file's disk and permissions, or set WINDVANE_DB") from exc
-            raise ServiceUnavailable(f"{said}; start the database or set WINDVANE_DB") from exc
+            # Optuna's names SQLAlchemy's, which has the driver's
+            failed = exc.__cause__ if isinstance(exc, StorageInternalError) else exc
+            raise _explain(self.url, getattr(failed, "orig", None) or exc) from exc
 
     @contextmanager
     def _alone(self, connection: Connection, number: int) -> Iterator[None]:
         if self.is_sqlite:
-            with Path(f"{self.url.database}.lock").open("a") as file:
+            with _opened(Path(f"{self.url.database}.lock")) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield
             return
@@ -124,6 +126,30 @@ def quietly() -> Iterator[None]:
         yield
 
 
+def _explain(url: URL, cause: BaseException) -> WindvaneError:
+    """What to do about an error of the database's driver."""
+    said = f"search {url.render_as_string(hide_password=True)}: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
+    if url.get_backend_name() == "sqlite":
+        return StorageError(f"{said}; check the file's disk and permissions, or set WINDVANE_DB")
+    if getattr(cause, "sqlstate", None) in _REFUSED:
+        # trying again gives nobody rights
+        role = url.username or "<role>"
+        return ConfigError(
+            [
+                f"{said}; let an administrator of the database run `CREATE SCHEMA {_SCHEMA} AUTHORIZATION {role}`, "
+                f"or, if it is there, `ALTER SCHEMA {_SCHEMA} OWNER TO {role}` and the same for its tables"
+            ]
+        )
+    return ServiceUnavailable(f"{said}; start the database or set WINDVANE_DB")
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a")
+    except OSError as exc:
+        raise StorageError(f"search {path}: {exc.strerror}; check the file's disk and permissions, or set WINDVANE_DB") from exc
+
+
 def str_of(url: URL) -> str:
     """The URL as text, with its password."""
     return url.render_as_string(hide_password=False)
@@ -145,5 +171,8 @@ def _prepare(connection: Connection) -> None:
     wait_for_others(connection, _LOCK)
     # not IF NOT EXISTS: that needs the right to make one also where an administrator has made it
     if connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :name"), {"name": _SCHEMA}) is None:
-        connection.execute(text(f"CREATE SCHEMA {_SCHEMA}"))
+        try:
+            connection.execute(text(f"CREATE SCHEMA {_SCHEMA}"))
+        except ProgrammingError as exc:
+            raise _explain(connection.engine.url, exc.orig or exc) from exc
     connection.commit()

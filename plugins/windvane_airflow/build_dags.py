@@ -18,6 +18,7 @@ from airflow.sdk import (
     Param,
     RetryAction,
     RetryRule,
+    TriggerRule,
     chain,
 )
 from airflow.sdk.definitions.param import ParamsDict
@@ -104,7 +105,10 @@ def _train(config: ModelConfig, project: Path) -> DAG:
     with _dag(config, "train", _train, schedule=schedule, params=_window_params("to train on, holdout included")) as dag:
         common = _common(config, project, queue=TRAIN_QUEUE)
         plan = PlanTrainingOperator(task_id="plan", **common)
-        train = TrainModelOperator(task_id="train", snapshot=plan.output, **common)
+        search = _search(config, plan, common)
+        # a worker that failed takes nothing from what the others found; without a plan nothing runs
+        rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS if search else TriggerRule.ALL_SUCCESS
+        train = TrainModelOperator(task_id="train", snapshot=plan.output, trigger_rule=rule, **common)
         register = RegisterModelOperator(task_id="register", training=train.output, **common)
         gate = GateChallengerOperator(
             task_id="gate",
@@ -113,7 +117,6 @@ def _train(config: ModelConfig, project: Path) -> DAG:
             outlets=[AssetAlias(f"{config.model}/challenger")],
             **common,
         )
-        search = _search(config, plan, common)
         chain(plan, *([search] if search else []), train, register, gate)
     return dag
 

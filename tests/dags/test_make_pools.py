@@ -1,6 +1,9 @@
 """Trainings at once: a pool that a scheduler makes when it starts, which the tasks of the train DAGs keep to."""
 
 import os
+import runpy
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +11,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
+import windvane_airflow.make_pools
 from windvane.settings import REPOSITORY
 from windvane_airflow.build_dags import build_dags
 from windvane_airflow.make_pools import TRAIN_POOL, PoolMaker, make_pools, train_slots
@@ -57,6 +62,46 @@ def test_a_number_that_a_person_set_stays(sessions: Any) -> None:
     sessions.commit()
     make_pools()
     assert pools(sessions) == {TRAIN_POOL: 7}
+
+
+class Busy:
+    """A database that is locked so often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        self.times, self.waited = times, list[float]()
+        self.real = windvane_airflow.make_pools._make_train_pool
+        monkeypatch.setattr("windvane_airflow.make_pools._make_train_pool", self)
+        monkeypatch.setattr("windvane_airflow.make_pools.time.sleep", self.waited.append)
+
+    def __call__(self) -> None:
+        if len(self.waited) < self.times:
+            raise OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
+        self.real()
+
+
+def test_a_database_that_is_busy_is_asked_again(sessions: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    busy = Busy(monkeypatch, 2)
+    PoolMaker().on_starting(component=Job())
+    assert len(busy.waited) == 2
+    assert pools(sessions) == {TRAIN_POOL: train_slots()}
+    assert "database is locked" in caplog.text
+
+
+def test_a_pool_that_cannot_be_made_is_told(sessions: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    Busy(monkeypatch, 100)
+    with pytest.raises(OperationalError):
+        make_pools()
+    assert "no pool train, without which no training starts" in caplog.text
+    assert pools(sessions) == {}
+
+
+def test_the_pool_is_made_with_the_database_of_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: ran.append((command, options)))
+    runpy.run_path(str(REPOSITORY / "include" / "docker" / "airflow" / "prepare_airflow.py"), run_name="__main__")
+    assert [command[1:3] for command, _ in ran[:2]] == [["db", "migrate"], ["-m", "windvane_airflow.make_pools"]]
+    assert ran[1][1]["env"]["PYTHONPATH"] == str(REPOSITORY / "plugins")
+    assert all(options["check"] for _, options in ran)
 
 
 def test_a_task_makes_no_pool(sessions: Any) -> None:

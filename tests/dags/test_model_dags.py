@@ -67,6 +67,8 @@ def test_a_shared_search_is_mapped_over_the_workers_of_the_train_queue(tmp_path:
         "register": {"gate"},
         "gate": set(),
     }
+    # without a plan it has no success, and does not run
+    assert dag.get_task("train").trigger_rule == "all_done_min_one_success"
     search = dag.get_task("search")
     assert search.is_mapped
     assert search.queue == dag.get_task("train").queue == "train"
@@ -85,6 +87,7 @@ def test_a_search_has_no_more_tasks_than_trials(tmp_path: Path, trials: int, wor
     config = SEARCHING.format(trials=trials, workers=workers)
     dag = build_dags(project_with(tmp_path, shared=config), only="shared__train")["shared__train"]
     assert "search" in dag.task_ids if tasks else list(dag.task_ids) == ["plan", "train", "register", "gate"]
+    assert {task.trigger_rule for task in dag.tasks if not tasks or task.task_id != "train"} == {"all_success"}
     if tasks:
         assert dag.get_task("search").expand_input.value == {"worker": list(range(tasks))}
 

@@ -163,6 +163,14 @@ def test_the_values_go_with_the_defaults_of_the_chart():
         assert one["scheduler"]["env"] == [{"name": "AIRFLOW__CORE__EXECUTOR", "value": one["executor"]}]
 
 
+def test_a_worker_for_trainings_has_room_for_as_many_as_it_takes_at_once():
+    celery = yaml.safe_load((FOLDER / "values-celery-keda.yaml").read_text())
+    at_once = int(celery["config"]["celery"]["worker_concurrency"])
+    trainer = next(one for one in celery["workers"]["celery"]["sets"] if one["queue"] == "train")
+    # what plugins/windvane_airflow/make_pools.py reckons with for one training, and a worker's own processes
+    assert int(trainer["resources"]["limits"]["memory"].removesuffix("Gi")) >= 3 * at_once + 1
+
+
 def test_the_values_fit_the_rest():
     values = yaml.safe_load((FOLDER / "values.yaml").read_text())
     pinned = next(line for line in (REPOSITORY / "requirements.in").read_text().splitlines() if line.startswith("apache-airflow=="))

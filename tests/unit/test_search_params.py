@@ -111,10 +111,10 @@ def test_a_training_that_no_worker_searched_for_searches_itself(tmp_path: Any, c
     assert "no worker tried anything" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["one worker", "recalibration", "no search space"])
+@pytest.mark.parametrize("kind", ["one worker", "one trial", "recalibration", "no search space"])
 def test_what_has_nothing_to_share_does_nothing(tmp_path: Any, kind: str) -> None:
     code = MODEL_FILE.format(task="binary_classification").partition("def search_space")[0] if kind == "no search space" else None
-    project, snapshot = project_of(tmp_path, code=code, workers=1 if kind == "one worker" else 2)
+    project, snapshot = project_of(tmp_path, code=code, workers=1 if kind == "one worker" else 2, trials=1 if kind == "one trial" else 4)
     if kind == "recalibration":
         snapshot = replace(snapshot, recalibrates="d" * 64)
     assert search(project, snapshot).skipped.startswith("there is nothing to search")

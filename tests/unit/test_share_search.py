@@ -5,15 +5,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import create_engine, inspect
+from postgres_server import execute
+from sqlalchemy import create_engine, inspect, make_url
 
-from windvane.errors import ModelCodeError, ServiceUnavailable, StorageError
+from windvane.errors import ConfigError, ModelCodeError, ServiceUnavailable, StorageError
 from windvane.ledger import Ledger
 from windvane.share_search import SharedSearch, forget
 from windvane.store_trials import TrialStore
@@ -252,6 +254,23 @@ def test_a_new_search_of_a_model_ends_what_earlier_ones_left(store: TrialStore) 
     assert {study.study_name for study in store.storage.get_all_studies()} == {OTHER, "c" * 64}
 
 
+def test_what_earlier_searches_left_is_deleted_without_the_lock(store: TrialStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a database ends a transaction that is idle for as long as much takes to delete
+    held, seen = list[int](), list[list[int]]()
+
+    @contextmanager
+    def lock(number: int) -> Iterator[None]:
+        held.append(number)
+        yield
+        held.remove(number)
+
+    monkeypatch.setattr(store, "lock", lock)
+    monkeypatch.setattr("windvane.share_search.forget_others", lambda *_: seen.append(list(held)))
+    search(store)
+    search(store)
+    assert seen == [[]]
+
+
 def test_a_forgotten_search_leaves_nothing(store: TrialStore) -> None:
     work(search(store, trials=3))
     forget(store, KEY)
@@ -298,6 +317,29 @@ def test_a_database_that_does_not_answer_is_named_without_its_password() -> None
     with pytest.raises(ServiceUnavailable, match="WINDVANE_DB") as caught:
         TrialStore("postgresql+psycopg://windvane:geheim@127.0.0.1:1/windvane")
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [None, "of an administrator"])
+def test_a_right_that_is_missing_is_named_with_what_gives_it(postgres: str, schema: str | None) -> None:
+    name = "refused" if schema is None else "refused_schema"
+    execute(postgres, f"CREATE ROLE {name} LOGIN", f"CREATE DATABASE {name}")
+    url = make_url(postgres).set(database=name)
+    if schema:
+        execute(url.render_as_string(hide_password=False), "CREATE SCHEMA windvane_search")
+    database = url.set(username=name).render_as_string(hide_password=False)
+    with pytest.raises(ConfigError, match=f"CREATE SCHEMA windvane_search AUTHORIZATION {name}"):
+        TrialStore(database)
+    statement = f"ALTER SCHEMA windvane_search OWNER TO {name}" if schema else f"CREATE SCHEMA windvane_search AUTHORIZATION {name}"
+    execute(url.render_as_string(hide_password=False), statement)
+    store = TrialStore(database)
+    assert work(search(store, trials=1)) == 1
+    store.close()
+
+
+def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "windvane.search.db.lock").mkdir()
+    with pytest.raises(StorageError, match=r"windvane\.search\.db\.lock: Is a directory; check"):
+        TrialStore(f"sqlite:///{tmp_path / 'windvane.db'}")
 
 
 def test_a_database_that_breaks_down_in_a_search_is_named(store: TrialStore) -> None:
