@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,11 @@ from windvane.signature import Column, conform
 if TYPE_CHECKING:
     from windvane.survey_window import Survey
 
+log = logging.getLogger(__name__)
+
 __all__ = ["Problem", "check_inputs", "check_labels", "conform_each", "parse_served_inputs"]
 
-_REPEATED, _HARDLY_ANY = 0.1, 0.01
-MOST_REPEATS = 200_000
-"""Of more rows, those are looked through for repeats whose key is one of a few."""
+_REPEATED, _HARDLY_ANY, _LOADED_TWICE = 0.1, 0.01, 0.5
 _COLLAPSED, _COLLAPSED_WITH_INPUTS = 0.1, 0.02
 _NEW_CLASS = 0.2
 _STUCK_SHARE, _STUCK_CHANCE, _LONGER = 0.2, 1e-9, 3
@@ -77,8 +78,9 @@ def check_inputs(
         ]
     if reference is not None and not may_repeat and not problems:
         names = [column for column in columns if column in reference.columns and column in frame.columns and column not in skip]
-        rows = frame if survey is None else survey.alike
-        problems += _check_repeats(rows[names], reference[names], where, of=len(frame) if survey is None else survey.rows)
+        problems += (
+            _check_repeats(frame[names], reference[names], where) if survey is None else _check_survey(survey, reference[names], where)
+        )
     return tuple(problems)
 
 
@@ -91,6 +93,7 @@ def check_labels(
     inputs_moved: bool = False,
     min_rows: int = 50,
     stands_for: int | None = None,
+    previous_stands: float = 1.0,
 ) -> tuple[Problem, ...]:
     """List what is broken in the outcomes of a window: a class that all but vanished or took over, values replaced by one.
 
@@ -104,7 +107,8 @@ def check_labels(
         classifier: Whether the outcomes are classes.
         inputs_moved: Whether the inputs drifted: the outcomes may follow them, so only an almost complete collapse counts.
         min_rows: Fewer known outcomes than this are not judged.
-        stands_for: Number of rows that `earlier` is an even sample of; None when not known.
+        stands_for: Number of rows, as thinned as `labels`, that `earlier` is an even sample of; None when not known.
+        previous_stands: For how many of `labels` each of `previous` stands: more than 1 where it is the more thinned sample.
     """
     now, then = labels.dropna(), earlier.dropna()
     if len(now) < min_rows:
@@ -112,9 +116,10 @@ def check_labels(
     before = previous.dropna() if previous is not None else None
     before = before if before is not None and len(before) >= min_rows else None
     find = _find_in_classes if classifier else _find_in_values
-    found = find(now, then, before, inputs_moved, stands_for)
+    found = find(now, then, before, inputs_moved, stands_for, previous_stands)
     if found and before is not None:
-        known = {(f.check, f.about) for f in find(before, then, None, inputs_moved, stands_for)}
+        as_thinned = max(1, round(stands_for / previous_stands)) if stands_for else None
+        known = {(f.check, f.about) for f in find(before, then, None, inputs_moved, as_thinned, 1.0)}
         # no model can be trained on infinite outcomes, whoever finds them good
         found = [f for f in found if f.check == "infinite" or (f.check, f.about) not in known]
     return tuple(Problem(f.check, None, f.rows, f.text) for f in found)
@@ -138,44 +143,67 @@ def conform_each(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame
     return made
 
 
-def most_distinct(rows: pd.DataFrame) -> str:
-    """The column with the most values; rows cannot repeat more than its values do."""
-    distinct = {str(column): rows[column].nunique() for column in rows.columns}
-    return max(distinct, key=lambda column: distinct[column])
-
-
-def _check_repeats(frame: pd.DataFrame, reference: pd.DataFrame, where: str, *, of: int) -> Iterator[Problem]:
-    """Rows that are repeated entirely, where training had hardly any.
-
-    Two rows may be equal by chance, the more of them the more rows there are: the chance is bounded by the pairs of the reference.
-
-    Args:
-        of: The number of rows that there are; the frame has of each of its rows all that equal it.
-    """
-    n, m = of, len(reference)
+def _check_repeats(frame: pd.DataFrame, reference: pd.DataFrame, where: str) -> Iterator[Problem]:
+    """Rows that are repeated entirely, where training had hardly any."""
+    n, m = len(frame), len(reference)
     if not frame.shape[1] or n < 2 or m < 2:
         return
-    key = most_distinct(reference)
-    repeated = len(frame) - frame[key].nunique(dropna=False)
-    if repeated <= _REPEATED * len(frame):
+    # rows cannot repeat more than their values do
+    distinct = {str(column): reference[column].nunique() for column in reference.columns}
+    repeated = n - frame[max(distinct, key=lambda column: distinct[column])].nunique(dropna=False)
+    if repeated <= _REPEATED * n:
         return
+    luck = _repeats_by_luck(reference, n)
+    share = float(frame.duplicated().mean())
+    if luck is not None and share > _REPEATED + luck + noise(0.0, n, m):
+        yield _repeated(share, n, where)
+
+
+def _check_survey(survey: "Survey", reference: pd.DataFrame, where: str) -> Iterator[Problem]:
+    """The same of all rows of a window that is looked at in a sample; rows that repeat another's name as well do so by no chance."""
+    n, m = survey.rows, len(reference)
+    if not reference.shape[1] or n < 2 or m < 2:
+        return
+    if survey.repeated_named > _REPEATED:
+        rows = round(survey.repeated_named * survey.named)
+        text = f"{where}{survey.repeated_named:.1%} of {survey.named} rows repeat another row entirely, their id included"
+        yield Problem("repeated", None, rows, text)
+        return
+    luck = _repeats_by_luck(reference, n)
+    if luck is None:
+        return
+    if _REPEATED + luck >= _LOADED_TWICE:
+        told = ", unless with their ids" if survey.named else "; name the column of a row's id in data.id"
+        log.warning("%s%d rows: too many for %d rows of training to tell whether they were loaded twice%s", where, n, m, told)
+    if survey.repeated > _REPEATED + luck + noise(0.0, n, m):
+        yield _repeated(survey.repeated, n, where)
+
+
+def _repeated(share: float, n: int, where: str) -> Problem:
+    text = f"{where}{share:.1%} of {n} rows repeat another row entirely, hardly any in training"
+    return Problem("repeated", None, round(share * n), text)
+
+
+def _repeats_by_luck(reference: pd.DataFrame, n: int) -> float | None:
+    """Bound on the share of rows that repeat another by chance; None where more than hardly any did in training.
+
+    The more rows there are, the more are equal by chance: that is bounded by the pairs of the reference.
+    """
+    m = len(reference)
     counts = reference.groupby(list(reference.columns), dropna=False, observed=True, sort=False).size().to_numpy()
     if 1 - len(counts) / m > _HARDLY_ANY:
-        return
+        return None
     pairs = float((counts * (counts - 1) / 2).sum())
-    luck = n / 2 * (pairs + 5 * math.sqrt(pairs + 1)) / (m * (m - 1) / 2)
-    # equal rows have equal keys, so that rows chosen by their key keep all that equal them
-    hashes = pd.util.hash_pandas_object(frame[key], index=False).to_numpy()
-    chosen = frame[hashes % np.uint64(-(-len(frame) // MOST_REPEATS)) == 0]
-    share = float(chosen.duplicated().mean()) if len(chosen) else 0.0
-    if share > _REPEATED + luck + noise(0.0, n, m):
-        yield Problem(
-            "repeated", None, round(share * n), f"{where}{share:.1%} of {n} rows repeat another row entirely, hardly any in training"
-        )
+    return n / 2 * (pairs + 5 * math.sqrt(pairs + 1)) / (m * (m - 1) / 2)
 
 
 def _find_in_classes(
-    now: "pd.Series[Any]", then: "pd.Series[Any]", before: "pd.Series[Any] | None", inputs_moved: bool, stands_for: int | None
+    now: "pd.Series[Any]",
+    then: "pd.Series[Any]",
+    before: "pd.Series[Any] | None",
+    inputs_moved: bool,
+    stands_for: int | None,
+    previous_stands: float,
 ) -> list[Finding]:
     n = len(now)
     shares = now.value_counts(normalize=True)
@@ -192,10 +220,10 @@ def _find_in_classes(
     new = float(shares[~shares.index.isin(usual.index)].sum())
     if new > _NEW_CLASS + noise(0.0, n, len(then)):
         found.append(Finding("categories", round(new * n), f"classes that training never saw are {new:.1%} of the outcomes"))
-    return found or ([] if inputs_moved else _find_stuck(now, then, before))
+    return found or ([] if inputs_moved else _find_stuck(now, then, before, previous_stands))
 
 
-def _find_stuck(now: "pd.Series[Any]", then: "pd.Series[Any]", before: "pd.Series[Any] | None") -> list[Finding]:
+def _find_stuck(now: "pd.Series[Any]", then: "pd.Series[Any]", before: "pd.Series[Any] | None", previous_stands: float) -> list[Finding]:
     """A part of the window in which the label is one and the same class, though classes alternate."""
     if before is None and len(then) >= SAMPLED:  # an even sample of rows does not tell how long runs are
         return []
@@ -203,7 +231,11 @@ def _find_stuck(now: "pd.Series[Any]", then: "pd.Series[Any]", before: "pd.Serie
     usual = max(float((rows == label).mean()) for rows in (then, before) if rows is not None)
     if run < _STUCK_SHARE * len(now) or usual in (0.0, 1.0) or math.log(len(now)) + run * math.log(usual) > math.log(_STUCK_CHANCE):
         return []
-    if run <= _LONGER * max(_longest_run(rows)[0] for rows in (then, before) if rows is not None):
+    longest: float = _longest_run(then)[0]
+    if before is not None:
+        # a run by its nature is as many times longer as the rows are less thinned, one by chance is not: the longer of both counts
+        longest = max(longest, _longest_run(before)[0] * max(1.0, previous_stands))
+    if run <= _LONGER * longest:
         return []
     return [Finding("stuck", run, f"class {neutralise(label)} of the label is the outcome of {run} rows one after another", str(label))]
 
@@ -217,7 +249,12 @@ def _longest_run(values: "pd.Series[Any]") -> tuple[int, Any]:
 
 
 def _find_in_values(
-    now: "pd.Series[Any]", then: "pd.Series[Any]", before: "pd.Series[Any] | None", inputs_moved: bool, stands_for: int | None
+    now: "pd.Series[Any]",
+    then: "pd.Series[Any]",
+    before: "pd.Series[Any] | None",
+    inputs_moved: bool,
+    stands_for: int | None,
+    previous_stands: float,
 ) -> list[Finding]:
     numbers = as_numbers(now)
     if then.empty:

@@ -101,7 +101,7 @@ def join_outcomes(config: ModelConfig, lake: Lake, window: Window, *, most: int 
     Of several scorings of one id the latest counts. Rows that were scored without an id have no outcome.
 
     Args:
-        most: Of more scored rows than this an even sample is joined, with all scorings of each id that is in it.
+        most: Of more scored rows than this an even sample is joined, with `data.id` all scorings of each id that is in it.
 
     Returns:
         Columns id, time, version, score, prediction, probabilities, label (null where the outcome is not known); and the number of
@@ -110,7 +110,8 @@ def join_outcomes(config: ModelConfig, lake: Lake, window: Window, *, most: int 
     kept = ["id", "time", "version", "score", "prediction", "probabilities", "label"]
     columns = ["request_id", "row", "received", *kept[:-1]]
     key = "id" if config.data.id else "request_id"
-    names = list(dict.fromkeys([key, "request_id"]))
+    # without ids nothing must stay together: a row of any request finds its outcome by the request's name
+    names = ["id", "request_id"] if config.data.id else []
     logged = draw_rows(lake, config.model, "predictions", Chosen(window, "time"), most=most, key=names, columns=columns)
     scored = logged.rows
     if scored.empty:

@@ -90,7 +90,7 @@ def monitor_window(
     """
     collect_predictions(config, settings, lake)
     champion = _load_champion(config, settings, ledger)
-    survey = Survey(champion.reference[champion.inputs] if champion else pd.DataFrame())
+    survey = Survey(champion.inputs if champion else [], name=config.data.id)
     key = [config.data.id] if config.data.id else []
     drawn = draw_rows(lake, config.model, "raw", Chosen(window, config.data.time), most=_MOST_ROWS, key=key, see=survey.see)
     rows = drawn.rows
@@ -202,8 +202,8 @@ def _realised(config: ModelConfig, lake: Lake, champion: Champion | None, window
 def _served_inputs(config: ModelConfig, lake: Lake, champion: Champion | None, window: Window) -> pd.DataFrame | None:
     if champion is None:
         return None
-    logged, key = Chosen(window, "time"), ["request_id"]
-    served = draw_rows(lake, config.model, "predictions", logged, most=_MOST_LOGGED, key=key, columns=["features"]).rows["features"]
+    # by their places: rows of a request are alike, and whole requests would be few
+    served = draw_rows(lake, config.model, "predictions", Chosen(window, "time"), most=_MOST_LOGGED, columns=["features"]).rows["features"]
     if len(served) < _SERVED_MIN_ROWS:
         return None
     return conform_each(parse_served_inputs(served, max_rows=MAX_ROWS, seed=config.train.seed), champion.signature)

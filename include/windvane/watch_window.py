@@ -220,8 +220,11 @@ def _check_labels(config: ModelConfig, champion: Champion, seen: Observed, outco
     if outcomes.empty:
         return []
     start = as_utc(outcomes[config.data.time].iloc[0].to_pydatetime())
-    thinned = max(1.0, seen.labelled.count(start, seen.known_until) / len(outcomes)) if seen.survey else 1.0
-    before = seen.labelled.between(max(champion.holdout_end, start - (seen.window.end - seen.window.start)), start)
+    earliest = max(champion.holdout_end, start - (seen.window.end - seen.window.start))
+    before = seen.labelled.between(earliest, start)
+    # outcomes may be of another window than the inputs, and each is a sample of its own or none
+    thinned = max(1.0, seen.labelled.count(start, seen.known_until) / len(outcomes))
+    thinned_before = max(1.0, seen.labelled.count(earliest, start) / len(before)) if len(before) else 1.0
     earlier = champion.reference[config.data.label]
     return list(
         check_labels(
@@ -231,6 +234,7 @@ def _check_labels(config: ModelConfig, champion: Champion, seen: Observed, outco
             classifier=config.is_classifier,
             inputs_moved=inputs_moved,
             stands_for=_stands_for(champion, thinned),
+            previous_stands=thinned_before / thinned,
         )
     )
 

@@ -173,6 +173,30 @@ def test_a_rare_class_may_swing(rate):
     assert check_labels(flips(rate, 1_000), flips(0.04, 5_000), previous=flips(0.02, 1_000), classifier=True) == ()
 
 
+@pytest.mark.parametrize(
+    ("previous_stands", "checks"),
+    [pytest.param(1.0, ["stuck"], id="both are alike"), pytest.param(20.0, [], id="runs before were twenty times as long as they look")],
+)
+def test_runs_are_compared_by_how_many_rows_they_stand_for(previous_stands, checks):
+    now, before = pd.concat([flips(0.5, 400), flips(1.0, 200)]), pd.Series([0.0, 1.0] * 150 + [1.0] * 19 + [0.0] * 19 + [0.0, 1.0] * 131)
+
+    found = check_labels(now, flips(0.5, 5_000), previous=before, previous_stands=previous_stands, classifier=True)
+
+    assert [p.check for p in found] == checks
+
+
+def test_values_that_are_often_0_do_not_hide_how_many_rows_repeat():
+    n = 250_000
+    x = np.where(np.arange(n) % 5 < 2, 0.0, RANDOM.normal(size=n))
+    frame = pd.DataFrame({"x": x, "y": RANDOM.normal(size=n).round(3), "z": RANDOM.normal(size=n).round(3)})
+    zero, other = frame[x == 0.0], frame[x != 0.0].iloc[: n * 3 // 10]
+
+    (problem,) = check_inputs(pd.concat([zero, other, other], ignore_index=True), frame.sample(5_000, random_state=1))
+
+    assert problem.check == "repeated"
+    assert problem.rows == pytest.approx(len(other), rel=0.02)
+
+
 def test_outcomes_that_came_in_long_runs_before_may_do_so_again():
     earlier = pd.Series(np.repeat([0.0, 1.0, 1.0, 0.0, 1.0] * 10, 100))
 

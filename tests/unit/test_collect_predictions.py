@@ -166,6 +166,21 @@ def test_of_many_scored_rows_a_sample_is_joined_with_all_its_outcomes(config, se
     assert both["label"].notna().all()
 
 
+def test_without_ids_rows_are_drawn_from_all_requests_however_few(settings, lake):
+    config = ModelConfig.model_validate({"model": "tiny", "task": "binary_classification", "data": {"time": "at", "label": "y"}})
+    for number in range(10):
+        write_segment(settings, f"s{number}", [scored(None, 1) | {"request_id": f"r{number}"}] * 100)
+    collect_predictions(config, settings, lake)
+    raw = raw_rows(key=range(10), at=[moment(1)] * 10, y=[float(number % 2) for number in range(10)])
+    raw = raw.assign(request_id=[f"r{number}" for number in range(10)])
+    lake.overwrite_window("tiny", "raw", raw, window=JANUARY, time="at")
+
+    joined = join_outcomes(config, lake, JANUARY, most=500)
+
+    assert (joined.of, len(joined.rows)) == (1000, 500)
+    assert joined.rows["label"].value_counts().to_dict() == {0.0: 250, 1.0: 250}
+
+
 def test_without_predictions_the_join_is_empty(config, lake):
     assert join_outcomes(config, lake, JANUARY).rows.empty
 

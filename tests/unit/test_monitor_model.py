@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from windvane import monitor_model
 from windvane.bundle import write_bundle
 from windvane.config import ModelConfig
 from windvane.errors import BundleError
@@ -113,12 +114,12 @@ class Platform:
         )
         return load_predictor(bundle)
 
-    def serve(self, predictor, frame):
+    def serve(self, predictor, frame, *, request_ids=None):
         """What the scoring service would have logged of these rows."""
         scores = predictor.predict(frame).probabilities[:, 1]
         log = pa.table(
             {
-                "request_id": [f"r{i}" for i in range(len(frame))],
+                "request_id": request_ids or [f"r{i}" for i in range(len(frame))],
                 "row": [0] * len(frame),
                 "received": pa.array([START] * len(frame), pa.timestamp("us", tz="UTC")),
                 "version": [1] * len(frame),
@@ -228,6 +229,41 @@ def test_what_a_sample_hides_is_found_in_all_rows(served, monkeypatch, break_, p
 
     assert result.decision == "fix_data", result.reason
     assert problem in result.reason
+
+
+def test_logged_inputs_are_drawn_from_all_requests_however_few(served, monkeypatch):
+    monkeypatch.setattr("windvane.monitor_model._MOST_LOGGED", 300)
+    frame = rows(SECOND)
+    served.ingest(SECOND, frame)
+    # the rows of a request have the place of the request as their input
+    served.serve(load_champion(served), frame.assign(x=np.arange(ROWS) // 60 * 1.0), request_ids=[f"r{i // 60}" for i in range(ROWS)])
+    served.monitor(FIRST)
+
+    champion = monitor_model._load_champion(served.config, served.settings, served.ledger)
+    inputs = monitor_model._served_inputs(served.config, served.lake, champion, SECOND)
+
+    assert inputs["x"].value_counts().to_dict() == dict.fromkeys(map(float, range(10)), 30)
+
+
+@pytest.mark.parametrize("most", [100, 100_000], ids=["sampled", "whole"])
+def test_outcomes_of_another_window_are_judged_by_how_thinned_they_are(tmp_path, monkeypatch, most):
+    platform = Platform(tmp_path, data={"id": "key", "time": "at", "label": "y", "label_delay": "30d"})
+    platform.ingest(FIRST)
+    platform.deploy(1, Window(START, START + 20 * DAY))
+    platform.ingest(SECOND)
+    # the window itself is small, and its outcomes, which are those of the one before, are not
+    platform.ingest(THIRD, rows(THIRD).iloc[:90])
+    monkeypatch.setattr("windvane.monitor_model._MOST_ROWS", most)
+    told = {}
+    monkeypatch.setattr("windvane.watch_window.check_labels", lambda labels, earlier, **known: told.update(known, rows=len(labels)) or ())
+
+    result = platform.monitor(THIRD)
+
+    assert result.evidence.sampled == 0
+    # the champion was made from 600 rows, as many as the window of the outcomes has
+    assert told["stands_for"] == pytest.approx(told["rows"], rel=0.02)
+    assert (told["rows"] <= 100) == (most == 100)
+    platform.ledger.close()
 
 
 def load_champion(platform):
