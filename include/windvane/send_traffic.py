@@ -60,9 +60,12 @@ class TrafficSender:
         self._threads = [threading.Thread(target=self._send, name=f"traffic-{i}", daemon=True) for i in range(threads)]
 
     def send_all(self, frame: pd.DataFrame, *, rows_per_request: int) -> None:
-        """Send every row once, many to a request; afterwards rows of the frame go on one by one."""
+        """Send every row once, many to a request; afterwards its rows go on one by one, shuffled.
+
+        The newest requests are what a challenger is rehearsed with: in the frame's order they would all be of its first day.
+        """
         with self._lock:
-            self._current = frame
+            self._current = frame.sample(frac=1, random_state=0)
             self._turn = 0
             parts = [frame.iloc[i : i + rows_per_request] for i in range(0, len(frame), rows_per_request)]
             self._waiting.extend(parts)

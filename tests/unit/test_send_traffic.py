@@ -1,7 +1,7 @@
 """Scoring requests: each row of a month once, a steady rate, no retry, and every failure counted."""
 
 import time
-from itertools import count
+from itertools import count, pairwise
 
 import pandas as pd
 import pytest
@@ -30,7 +30,7 @@ def _wait(condition) -> None:
         time.sleep(0.01)
 
 
-def test_every_row_is_sent_once_and_then_single_rows_go_on() -> None:
+def test_every_row_is_sent_once_and_then_single_rows_go_on_from_all_over_the_frame() -> None:
     bodies = []
 
     def answer(method, path, headers, body):
@@ -40,13 +40,16 @@ def test_every_row_is_sent_once_and_then_single_rows_go_on() -> None:
     with serve(answer) as url:
         sender = TrafficSender(f"{url}/invocations", per_second=200)
         sender.send_all(FLIGHTS, rows_per_request=10)
-        _wait(lambda: sender.all_sent and sender.counts.sent >= 6)
+        _wait(lambda: sender.all_sent and sender.counts.sent >= 12)
         sender.stop()
     batches = [body for body in bodies if len(body["data"]) > 1]
     assert sorted(row[0] for body in batches for row in body["data"]) == sorted(FLIGHTS["flight_id"])
     assert batches[0]["columns"] == ["flight_id", "scheduled_departure", "distance"]
     assert batches[0]["data"][0][1].startswith("2013-03-01T")
-    assert all(len(body["data"]) == 1 for body in bodies if body not in batches)
+    single = [body["data"] for body in bodies if body not in batches]
+    assert all(len(rows) == 1 for rows in single)
+    places = [int(rows[0][0].removeprefix("f")) for rows in single]
+    assert max(abs(one - other) for one, other in pairwise(places)) > 3
     assert sender.counts.failed == 0
     assert sender.counts.rows == sum(len(body["data"]) for body in bodies)
 
