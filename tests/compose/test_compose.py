@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +38,15 @@ RECOVERY_SECONDS = 180
 def session() -> requests.Session:
     made = requests.Session()
     made.trust_env = False
+    return made
+
+
+def logged_in(stack: Stack, user: str) -> requests.Session:
+    """A session with a token of this user of Airflow."""
+    made = session()
+    login = {"username": user, "password": stack.settings[f"AIRFLOW_{user.upper()}_PASSWORD"]}
+    token = made.post(f"{stack.airflow}/auth/token", json=login, timeout=30).json()["access_token"]
+    made.headers["Authorization"] = f"Bearer {token}"
     return made
 
 
@@ -121,16 +131,25 @@ def test_roles_fit_the_models_page(stack: Stack) -> None:
     # who may look, who may act, who may see connections
     expected = {"viewer": (200, 403, 403), "user": (200, 200, 403), "op": (200, 200, 200), "admin": (200, 200, 200)}
     for user, answers in expected.items():
-        password = stack.settings[f"AIRFLOW_{user.upper()}_PASSWORD"]
-        asking = session()
-        token = asking.post(f"{stack.airflow}/auth/token", json={"username": user, "password": password}, timeout=30).json()["access_token"]
-        asking.headers["Authorization"] = f"Bearer {token}"
+        asking = logged_in(stack, user)
         run = {"logical_date": None, "conf": {}}
         assert answers == (
             asking.get(f"{stack.airflow}/windvane/api/models", timeout=30).status_code,
             asking.post(f"{stack.airflow}/api/v2/dags/windvane__reconcile/dagRuns", json=run, timeout=30).status_code,
             asking.get(f"{stack.airflow}/api/v2/connections", timeout=30).status_code,
         ), user
+
+
+def test_many_requests_at_once_are_all_answered(stack: Stack) -> None:
+    token = logged_in(stack, "viewer").headers["Authorization"]
+
+    def ask(path: str) -> int:
+        asking = session()
+        return asking.get(f"{stack.airflow}{path}", headers={"Authorization": token}, timeout=60).status_code
+
+    paths = ["/api/v2/dags?limit=20", "/windvane/api/models"] * 200
+    with ThreadPoolExecutor(80) as crowd:
+        assert Counter(crowd.map(ask, paths)) == {200: len(paths)}
 
 
 def test_the_story_is_told_while_a_worker_and_both_stores_die(stack: Stack) -> None:

@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,15 @@ def test_the_description_of_the_api_tells_every_route(server: Server) -> None:
     paths = {(path, method.upper()) for path, methods in told["paths"].items() for method in methods}
     wanted = {(stop.route.replace(":path", ""), stop.method) for stop in WALK if stop.found == 200 and "openapi" not in stop.route}
     assert paths == wanted
+
+
+def test_many_requests_at_once_are_all_answered(server: Server) -> None:
+    """As many as the web server has threads, for a while: a pool of fewer connections stops all, and Python 3.11 may crash."""
+    server.token("viewer")
+    paths = ["/api/v2/dags?limit=20", "/windvane/api/models"] * 300
+    with ThreadPoolExecutor(40) as crowd:
+        answers = crowd.map(lambda path: server.ask("viewer", "GET", path).status_code, paths)
+        assert Counter(answers) == {200: len(paths)}
 
 
 def test_json_is_compressed_and_not_kept(server: Server) -> None:
