@@ -273,8 +273,8 @@ class TestRehearsal:
         assert found.verdict != "advance" or (usable and math.isfinite(p99))
 
 
-def live(requests=300, *, errors=0, refused=0, scores=(), p99=3.0):
-    return LiveFigures(requests, errors, refused, list(scores), p99, p99)
+def live(requests=300, *, errors=0, refused=0, scores=(), p99=3.0, p50=1.0):
+    return LiveFigures(requests, errors, refused, list(scores), p99, p99, p50_ms=None if p99 is None else p50)
 
 
 class TestStep:
@@ -318,7 +318,13 @@ class TestStep:
         assert self.judge(live(3), live(3), replay, min_requests=5000).verdict == "inconclusive"
 
     def test_a_few_slow_requests_at_the_start_are_no_reason(self, replay):
-        assert self.judge(live(5, scores=[0.5] * 5, p99=100.0), live(2000, scores=self.scores(2, 2000)), replay).verdict == "advance"
+        few = live(5, scores=[0.5] * 5, p99=100.0, p50=100.0)
+        assert self.judge(few, live(2000, scores=self.scores(2, 2000)), replay).verdict == "advance"
+
+    @pytest.mark.parametrize("p99", [40.0, 2000.0])
+    def test_a_moment_in_which_the_machine_stood_still_is_no_reason_while_requests_are_few(self, replay, p99):
+        few = live(56, scores=self.scores(1, 56), p99=p99)
+        assert self.judge(few, live(2000, scores=self.scores(2, 2000)), replay).verdict == "advance"
 
     def test_one_request_sent_again_and_again_has_no_distribution(self, replay):
         found = self.judge(live(scores=[0.9] * 300), live(2000, scores=[0.2] * 2000), replay)
@@ -336,8 +342,8 @@ class TestStep:
             (live(300, refused=15), live(2000, refused=3), "refused inputs"),
             (live(300, p99=40.0), live(2000, p99=15.0), "latency"),
             (live(10, errors=1), live(2000), "errors"),
-            (live(10, p99=2000.0), live(2000), "latency"),
-            (live(50, p99=100.0), live(2000, p99=3.0), "latency"),
+            (live(10, p99=2000.0, p50=1500.0), live(2000), "latency"),
+            (live(50, p99=100.0, p50=60.0), live(2000, p99=3.0), "latency"),
         ],
     )
     def test_live_figures_beside_the_champions_revert(self, replay, candidate, champion, check):
