@@ -176,7 +176,9 @@ class Catalog:
         return len(news)
 
     def overviews(self, *, only: str | None = None) -> dict[str, dict[str, Any]]:
-        """Of each model with a monitored window: `newest`, `metric` and `points`."""
+        """Of each model with a monitored window: `newest`, `metric` and `points`; and the start of the first window that a version served
+        in, `served_since`, and the end of the newest one whose outcomes are known, `realised_until`, or None.
+        """
         chosen = select(overviews.c.model, overviews.c.detail)
         chosen = chosen if only is None else chosen.where(overviews.c.model == only)
         with self._database.connect() as connection:
@@ -249,7 +251,12 @@ class Catalog:
 def _put_windows(connection: Connection, model: str, summaries: Sequence[Mapping[str, Any]]) -> None:
     """Replace windows, and with them what the overview shows of the model; they must not come apart."""
     lock(connection, overviews, model=model)
-    upsert(connection, windows, [_window_row(model, told) for told in map(plain, summaries)])
+    known = json.loads(connection.scalars(select(overviews.c.detail).where(overviews.c.model == model)).one())
+    news = [plain(told) for told in summaries]
+    upsert(connection, windows, [_window_row(model, told) for told in news])
+    served = [told["start"] for told in news if told["version"] is not None]
+    if known.get("served_since"):
+        served.append(known["served_since"])
     mine = windows.c.model == model
     by_time = (windows.c.end_time.desc(), windows.c.decided_at.desc().nulls_last(), windows.c.key.desc())
     newest = connection.scalars(select(windows.c.detail).where(mine).order_by(*by_time).limit(1)).one()
@@ -257,11 +264,14 @@ def _put_windows(connection: Connection, model: str, summaries: Sequence[Mapping
     metric = connection.scalars(select(windows.c.metric).where(measured).order_by(*by_time).limit(1)).first()
     shown = select(windows.c.end_time, windows.c.value, windows.c.kind).where(measured, windows.c.metric == metric)
     points = [list(point) for point in connection.execute(shown.order_by(*by_time).limit(_SPARKLINE))][::-1]
+    realised = select(windows.c.end_time).where(mine, windows.c.kind == "realised")
     told = json.loads(newest)
     detail = {
         "newest": {name: told[name] for name in _SHOWN} | {name: _cut(told[name]) for name in ("reason", "alert")},
         "metric": metric,
         "points": points,
+        "served_since": min(served, default=None),
+        "realised_until": connection.scalars(realised.order_by(*by_time).limit(1)).first(),
     }
     upsert(connection, overviews, {"model": model, "detail": as_json(detail)})
 

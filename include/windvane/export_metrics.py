@@ -111,7 +111,7 @@ def _watching(
     end = GaugeMetricFamily("windvane_window_end_data_timestamp_seconds", "End of the newest monitored window.", labels=["model"])
     lag = GaugeMetricFamily(
         "windvane_outcomes_lag_seconds",
-        "From the newest window with realised performance to the newest window, less `data.label_delay`; infinite if none is.",
+        "From the newest window with realised performance, or else the first that was served, to the newest, less `data.label_delay`.",
         labels=["model"],
     )
     drifted = GaugeMetricFamily("windvane_drifted_columns", "Columns that left the reference in the newest window.", labels=["model"])
@@ -125,17 +125,11 @@ def _watching(
         _add_time(decided, [model], row["decision"]["decided_at"])
         _add_time(end, [model], row["decision"]["window_end"])
         drifted.add_metric([model], watched[model]["newest"]["drifted_count"])
-        if model in configs:
-            lag.add_metric([model], _outcomes_lag(row, configs[model].data.label_delay.total_seconds()))
+        known = watched[model].get("realised_until") or watched[model].get("served_since")
+        if model in configs and known:
+            since = _seconds(known) + configs[model].data.label_delay.total_seconds()
+            lag.add_metric([model], max(_seconds(row["decision"]["window_end"]) - since, 0.0))
     yield from (metric, decision, decided, end, lag, drifted)
-
-
-def _outcomes_lag(row: Mapping[str, Any], label_delay: float) -> float:
-    """Seconds of data time without known outcomes beyond the delay that is usual."""
-    realised = [end for end, _, kind in row["sparkline"] if kind == "realised"]
-    if not realised:
-        return float("inf")
-    return max(_seconds(row["decision"]["window_end"]) - _seconds(realised[-1]) - label_delay, 0.0)
 
 
 def _rolling_out(rows: Mapping[str, Mapping[str, Any]], rollouts: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:

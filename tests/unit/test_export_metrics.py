@@ -54,10 +54,10 @@ def settings(tmp_path):
     return load_settings({"WINDVANE_VAR": str(tmp_path / "var"), "WINDVANE_PROJECT": str(tmp_path)})
 
 
-def decide(settings, day, *, realised=math.nan, decision="ok", drifted=()):
+def decide(settings, day, *, realised=math.nan, decision="ok", drifted=(), champion=2):
     window = Window(START + day * DAY, START + (day + 1) * DAY)
     performance = Performance("roc_auc", realised, realised, realised, 90, 90) if math.isfinite(realised) else None
-    evidence = Evidence(window, 90, champion=2, realised=performance, drifted=drifted, compared=5)
+    evidence = Evidence(window, 90, champion=champion, realised=performance, drifted=drifted, compared=5)
     catalog = Catalog(settings.database)
     catalog.record_window("churn", MonitorResult(decision, "because", "", evidence, None, window))
     catalog.close()
@@ -103,10 +103,29 @@ def test_what_serves_and_what_was_decided_is_told(settings) -> None:
     assert 0 < found["windvane_disk_free_bytes",] < found["windvane_disk_size_bytes",]
 
 
-def test_outcomes_that_never_came_are_infinitely_late(settings) -> None:
+def test_outcomes_that_never_came_are_late_since_the_first_window_that_was_served(settings) -> None:
     release(settings, "promote", 2, {2: 100})
     decide(settings, 0)
-    assert read(settings)["windvane_outcomes_lag_seconds", "churn"] == math.inf
+    # none are due before two days are over
+    assert read(settings)["windvane_outcomes_lag_seconds", "churn"] == 0
+    decide(settings, 9)
+    assert read(settings)["windvane_outcomes_lag_seconds", "churn"] == 8 * 86400
+
+
+def test_outcomes_that_are_known_count_however_many_windows_follow(settings) -> None:
+    for day in range(50):
+        decide(settings, day, realised=0.75 if day == 10 else math.nan)
+    assert read(settings)["windvane_outcomes_lag_seconds", "churn"] == 37 * 86400
+    decide(settings, 48, realised=0.75)
+    assert read(settings)["windvane_outcomes_lag_seconds", "churn"] == 0
+
+
+def test_a_model_that_never_served_waits_for_no_outcomes(settings) -> None:
+    decide(settings, 0, decision="wait", champion=None)
+    decide(settings, 60, decision="wait", champion=None)
+    assert ("windvane_outcomes_lag_seconds", "churn") not in read(settings)
+    decide(settings, 61)
+    assert read(settings)["windvane_outcomes_lag_seconds", "churn"] == 0
 
 
 def test_an_action_is_counted_from_0_on(settings) -> None:

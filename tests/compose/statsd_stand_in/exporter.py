@@ -48,12 +48,19 @@ def take(line: str, mappings: list[dict]) -> None:
         found.observe(float(value) / 1000)
 
 
+def address(text: str) -> tuple[str, int]:
+    """Host and port of `host:port`; without a host all of them."""
+    host, _, port = text.rpartition(":")
+    return host or "0.0.0.0", int(port)
+
+
 def main() -> None:
-    path = next(argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith("--statsd.mapping-config"))
-    mappings = yaml.safe_load(Path(path).read_text())["mappings"]
-    start_http_server(9102, registry=REGISTRY)
+    given = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+    mappings = yaml.safe_load(Path(given["statsd.mapping-config"]).read_text())["mappings"]
+    host, port = address(given.get("web.listen-address", ":9102"))
+    start_http_server(port, addr=host, registry=REGISTRY)
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    listener.bind(("0.0.0.0", 9125))
+    listener.bind(address(given.get("statsd.listen-udp", ":9125")))
     while True:
         for line in listener.recv(65535).decode("utf-8", "replace").splitlines():
             try:
