@@ -1,6 +1,6 @@
 """How each cost grows: with 10 to 500 models in the one DAG file, and with 1,000 to 100,000 releases in one ledger.
 
-    python benchmarks/scale.py [--quick] [--part dags|start|ledger]
+    python benchmarks/scale.py [--quick] [--part dags|start|ledger|rows]
 
 - `dags`: what the DAG processor does with all models (parse in a child process, write to Airflow's database), what a task process parses,
   and one loop of the scheduler, while nothing is due and while every model has a run that waits. Airflow's own classes with the
@@ -8,8 +8,9 @@
 - `start`: from a trigger over the REST API to the moment at which the task starts and the run ends, with one model and with the most:
   a web server, a scheduler with LocalExecutor and a DAG processor run, which goes on parsing meanwhile.
 - `ledger`: the ledger's own queries, with the releases spread over many models, and all in one.
+- `rows`: a monitored window of 10 million rows, and trainings on more rows than memory holds, within 4 GiB: benchmarks/large_windows.py.
 
-What is larger than memory is benchmarks/large_windows.py. Everything is in temporary directories and on 127.0.0.1.
+Everything is in temporary directories and on 127.0.0.1.
 """
 
 import argparse
@@ -380,7 +381,16 @@ def show_growth(what: str, rows: list[dict[str, float]], *, per: str) -> None:
     print(f"{what}: {per} x{last[per] / first[per]:.0f}: {', '.join(ratios)}\n", flush=True)
 
 
-PARTS: dict[str, Callable[[bool], None]] = {"dags": measure_dags, "start": measure_start, "ledger": measure_ledger}
+def measure_rows(quick: bool) -> None:
+    subprocess.run([sys.executable, str(Path(__file__).with_name("large_windows.py")), *(["--quick"] if quick else [])], check=True)
+
+
+PARTS: dict[str, Callable[[bool], None]] = {
+    "dags": measure_dags,
+    "start": measure_start,
+    "ledger": measure_ledger,
+    "rows": measure_rows,
+}
 
 
 def main() -> None:

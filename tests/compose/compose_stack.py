@@ -14,10 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from windvane.airflow_client import AirflowClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "flight_delay"
+ROW = {
+    "flight_id": "2013-08-01-UA-1545-EWR",
+    "scheduled_departure": "2013-08-01T21:15:00Z",
+    "carrier": "UA",
+    "origin": "EWR",
+    "dest": "IAH",
+    "distance": 1400.0,
+}
 _PORTS = range(1, 65_536)
 _PASSED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 # ends what the container's first process started: to the engine that is a crash, and not somebody's wish as `docker kill` is
@@ -127,6 +137,20 @@ class Stack:
     def windvane(self, *arguments: str) -> str:
         """Run a command of Windvane where the engine is reached."""
         return self.run("exec", "-T", "worker-deploy", "windvane", *arguments)
+
+    def new_key(self) -> dict[str, str]:
+        """The headers with a new API key of the model, once its scorers know it."""
+        headers = {"X-API-Key": self.windvane("key", "add", MODEL).splitlines()[0]}
+        asking = requests.Session()
+        asking.trust_env = False
+        body = {"dataframe_records": [ROW]}
+
+        def known() -> bool:
+            return asking.post(f"{self.endpoint}/invocations", json=body, headers=headers, timeout=10).status_code == 200
+
+        # they read new keys within a second
+        wait_for(known, "the key is known", seconds=3, every=0.2)
+        return headers
 
     def crash(self, container: str) -> None:
         """Let a container's main process die by SIGKILL; what restarts it is its restart policy."""

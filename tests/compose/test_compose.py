@@ -13,19 +13,11 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from compose_stack import MODEL, REPOSITORY, Stack, open_ports, wait_for
+from compose_stack import MODEL, REPOSITORY, ROW, Stack, open_ports, wait_for
 from live.steady_load import steady_load
 
 pytestmark = pytest.mark.timeout(3600)
 
-ROW = {
-    "flight_id": "2013-08-01-UA-1545-EWR",
-    "scheduled_departure": "2013-08-01T21:15:00Z",
-    "carrier": "UA",
-    "origin": "EWR",
-    "dest": "IAH",
-    "distance": 1400.0,
-}
 SERVICES = (
     *("postgres", "redis", "api-server", "scheduler", "dag-processor", "triggerer"),
     *("worker", "worker-train", "worker-deploy", "mlflow", "gate"),
@@ -208,15 +200,7 @@ def _tell(stack: Stack, story: Path, demo: subprocess.Popen[bytes]) -> None:
     )
 
     seen("March: flights are scored")
-    headers = {"X-API-Key": stack.windvane("key", "add", MODEL).splitlines()[0]}
-    body = {"dataframe_records": [ROW]}
-    # scorers read new keys within a second
-    wait_for(
-        lambda: session().post(f"{stack.endpoint}/invocations", json=body, headers=headers, timeout=10).status_code == 200,
-        "the key is known",
-        seconds=3,
-        every=0.2,
-    )
+    headers, body = stack.new_key(), {"dataframe_records": [ROW]}
     with steady_load(stack.endpoint, body, per_second=20, headers=headers) as load:
         seen("May: outcomes arrive")
         wait_for(lambda: _running(client, "ingest", None), "May is ingested", seconds=60, every=0.1)

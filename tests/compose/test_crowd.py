@@ -1,5 +1,6 @@
 """Many models at once on Celery: trainings wait for a free trainer, and a search uses all of them."""
 
+import json
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 from compose_stack import Stack, free_port, wait_for
 
 from windvane.airflow_client import AirflowClient, NotFound
+from windvane.errors import WindvaneError
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -26,7 +28,7 @@ task: regression
 data: {{source: {{type: csv, path: "{data}"}}, time: at, label: y}}
 train: {{window: 30d, holdout: 7d{search}}}
 gates: {{beat_baseline: false, min_rows: 20}}
-approval: {{required: true}}
+approval: {{required: true{approvers}}}
 deploy: {{port: {port}}}
 retrain: {{on: []}}
 """
@@ -52,7 +54,7 @@ def search_space(trial):
 """
 
 
-def add_models(stack: Stack, models: Sequence[str], *, search: str = "") -> AirflowClient:
+def add_models(stack: Stack, models: Sequence[str], *, search: str = "", approvers: str = "") -> AirflowClient:
     """Add models to the team's files, with a month of data, and wait until Airflow knows them."""
     data = stack.root / "state" / "crowd.csv"
     hours = int((JANUARY[1] - JANUARY[0]) / timedelta(hours=1))
@@ -67,10 +69,10 @@ def add_models(stack: Stack, models: Sequence[str], *, search: str = "") -> Airf
     for model in models:
         code = CODE.format(wait="time.sleep(2)") + SPACE if search else CODE.format(wait="")
         (team / "include" / "models" / f"{model}.py").write_text(code)
-        config = CONFIG.format(model=model, data=data, search=search, port=free_port())
+        config = CONFIG.format(model=model, data=data, search=search, approvers=approvers, port=free_port())
         (team / "dags" / "configs" / f"{model}.yaml").write_text(config)
     client = stack.client()
-    wanted = {f"{model}__{kind}" for model in models for kind in ("ingest", "train", "monitor")}
+    wanted = {f"{model}__{kind}" for model in models for kind in ("ingest", "train", "deploy", "monitor")}
     wait_for(lambda: wanted <= client.dag_ids(), "Airflow knows the new models", seconds=180)
     window = {"window_start": JANUARY[0].isoformat(), "window_end": JANUARY[1].isoformat()}
     run_all(client, [f"{model}__ingest" for model in models], window)
@@ -141,6 +143,47 @@ def test_a_search_is_shared_by_both_trainers_and_ends_sooner(stack: Stack) -> No
     assert len({task["hostname"] for task in searches}) == len(searches) == TRAINERS
     print(f"\na training with 16 trials took {seconds[alone]:.0f} s on one trainer, {seconds[shared]:.0f} s on two")
     assert seconds[shared] < seconds[alone]
+
+
+def test_only_the_approver_answers_and_what_they_approved_serves(stack: Stack) -> None:
+    asked_of = "SELECT id FROM ab_user WHERE username = 'op'"
+    op = stack.run("exec", "-T", "postgres", "psql", "--username", "postgres", "-At", "--command", asked_of, "airflow").strip()
+    client = add_models(stack, ["vetted"], approvers=f", approvers: ['{op}']")
+    run_all(client, ["vetted__train"])
+
+    def asked() -> dict[str, Any] | None:
+        found = client._request("GET", "/dags/vetted__deploy/dagRuns/~/hitlDetails", params={"response_received": False})
+        return next((one for one in found["hitl_details"] if one["task_instance"]["state"] == "awaiting_input"), None)
+
+    run_id = wait_for(asked, "somebody is asked", seconds=120)["task_instance"]["dag_run_id"]
+    path = f"/dags/vetted__deploy/dagRuns/{quote(run_id, safe='')}"
+    question = f"{path}/taskInstances/approve/-1/hitlDetails"
+    yes = {"chosen_options": ["Approve"], "params_input": {"reason": "seen in staging"}}
+    # the chief of all included
+    for user in ("viewer", "user", "admin"):
+        with pytest.raises(WindvaneError, match="answers 403"):
+            stack.client(user)._request("PATCH", question, json=yes)
+    assert not releases(stack, "vetted")
+
+    def ended() -> bool:
+        # Airflow loses an answer that comes before the process of the task has ended, and asks again
+        if asked():
+            stack.client("op")._request("PATCH", question, json=yes)
+        state = client._request("GET", path)["state"]
+        assert state != "failed"
+        return bool(state == "success")
+
+    wait_for(ended, "version 1 is deployed", seconds=300, every=2)
+    newest = max(releases(stack, "vetted"), key=lambda row: row["epoch"])
+    assert (newest["action"], newest["version"]) == ("promote", 1)
+    assert newest["actor"] == f"vetted__deploy/{run_id} by op"
+    assert newest["evidence"]["approval"]["reason"] == "seen in staging"
+
+
+def releases(stack: Stack, model: str) -> list[dict[str, Any]]:
+    """The rows of a model in the ledger."""
+    rows = json.loads(stack.windvane("ledger", "--json"))["releases"]
+    return [row for row in rows if row["model"] == model]
 
 
 def seconds_of(tasks: Sequence[dict[str, Any]]) -> float:
