@@ -92,13 +92,23 @@ def check_distribution(task: str, candidate: np.ndarray, champion: np.ndarray | 
 
 
 def check_skew(
-    task: str, *, live: Sequence[float], replayed: Sequence[float], champion_live: Sequence[float], champion_replayed: Sequence[float]
+    task: str,
+    *,
+    live: Sequence[float],
+    replayed: Sequence[float],
+    champion_live: Sequence[float],
+    champion_replayed: Sequence[float],
+    rows: int | None = None,
 ) -> Check:
     """Live scores against replayed ones: if they moved, did the champion's move as far at the same time?
 
     A move that the champion makes as well comes from the requests; one that only the candidate makes comes from how it is served.
+    Each different row counts once: those that are asked about again and again, as by what watches an endpoint, are no distribution.
+    `rows` is how many there were with these; None if all are different.
     """
     figures: dict[str, Figure] = {"rows": len(live), "replayed_rows": len(replayed), "champion_rows": len(champion_live)}
+    if len(live) < FEWEST_ROWS <= min(rows or 0, len(replayed)):
+        return Check("predictions", "advance", f"{len(live)} different rows were asked about, too few to compare their scores", figures)
     if min(len(live), len(replayed)) < FEWEST_ROWS:
         return Check("predictions", "inconclusive", _too_few(min(len(live), len(replayed))), figures)
     if task != "multiclass_classification" and len(set(live)) < FEWEST_DISTINCT <= len(set(replayed)):

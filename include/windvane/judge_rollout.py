@@ -178,6 +178,7 @@ def judge_step(
             check_skew(
                 config.task,
                 live=_finite(candidate.scores),
+                rows=candidate.rows,
                 replayed=ours.scores,
                 champion_live=_finite(champion.scores) if champion else (),
                 champion_replayed=theirs.scores if champion else (),

@@ -27,15 +27,30 @@ log = logging.getLogger(__name__)
 
 _KEPT_SCORES = 50_000
 _SAMPLE_ROWS = 500
-_COLUMNS = ["request_id", "row", "version", "features", "score", "probabilities"]
+_COLUMNS = ["request_id", "row", "id", "version", "features", "score", "probabilities"]
 
 
 @dataclass
 class _Version:
     requests: int = 0
+    rows: int = 0
+    known: dict[int, None] = field(default_factory=dict)
     scores: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_SCORES))
     milliseconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_SCORES))
     newest: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=_SAMPLE_ROWS))
+
+    def add(self, row_id: str | None, features: str, score: float) -> None:
+        """Count a row. One that was asked about before, as by what watches an endpoint, has a score already; without an id nobody knows."""
+        self.rows += 1
+        if row_id is not None:
+            key = hash((row_id, features))
+            if key in self.known:
+                return
+            self.known[key] = None
+            if len(self.known) > _KEPT_SCORES:
+                del self.known[next(iter(self.known))]
+        self.scores.append(score)
+        self.newest.append((features, score))
 
 
 class TrafficReader:
@@ -59,7 +74,7 @@ class TrafficReader:
         self._read_version: int | None = None
 
     def update(self) -> dict[int, LiveFigures]:
-        """Read what is new and return the figures of each version; the newest 50,000 rows of each are kept.
+        """Read what is new and return the figures of each version; the newest 50,000 different rows of each are kept.
 
         The log has only rows that were answered: errors and refused requests are counted by what stands in front of the service.
         """
@@ -75,7 +90,7 @@ class TrafficReader:
         return {version: _figures(found) for version, found in sorted(self._versions.items())}
 
     def sample(self, version: int) -> tuple[ReplayRows, list[float]]:
-        """The newest rows, at most 500, that a version answered with a score, and these scores."""
+        """The newest different rows, at most 500, that a version answered with a score, and these scores."""
         newest = list(self._versions[version].newest) if version in self._versions else []
         features, scores = [text for text, _ in newest], [score for _, score in newest]
         return ReplayRows(features, [None] * len(features), logged=len(features), held_out=0), scores
@@ -126,7 +141,9 @@ class TrafficReader:
         self._count(rows)
 
     def _count(self, rows: pa.Table) -> None:
-        rows = rows if "milliseconds" in rows.column_names else rows.append_column("milliseconds", pa.nulls(rows.num_rows, pa.float64()))
+        for name, kind in (("milliseconds", pa.float64()), ("id", pa.string())):
+            # an older log has neither
+            rows = rows if name in rows.column_names else rows.append_column(name, pa.nulls(rows.num_rows, kind))
         requests: set[tuple[int, str]] = set()
         for row in rows.select([*_COLUMNS, "milliseconds"]).to_pylist():
             if row["version"] is None:
@@ -139,8 +156,7 @@ class TrafficReader:
                     found.milliseconds.append(row["milliseconds"])
             score = _score(row)
             if score is not None:
-                found.scores.append(score)
-                found.newest.append((row["features"], score))
+                found.add(row["id"], row["features"], score)
 
 
 def scored_since(config: ModelConfig, settings: Settings, lake: Lake | None, *, since: datetime) -> dict[int, LiveFigures]:
@@ -155,6 +171,7 @@ def _figures(found: _Version) -> LiveFigures:
         server_errors=0,
         refused=0,
         scores=tuple(found.scores),
+        rows=found.rows,
         p99_ms=latency.p99_ms if latency else None,
         p99_low_ms=latency.p99_low_ms if latency else None,
         timed=len(found.milliseconds),

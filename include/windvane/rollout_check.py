@@ -37,11 +37,12 @@ class LiveFigures:
         requests: Requests that reached it, answered or not.
         server_errors: Those that it answered with a 5xx, or not at all.
         refused: Those that it answered with a 4xx.
-        scores: Of the newest rows, as a rehearsal reports them: P(positive class), a value, or the place of the predicted class.
+        scores: Of the newest different rows, as a rehearsal reports them: P(positive class), a value, or the place of the predicted class.
         p99_ms: 99th percentile of the time that it took; None if it was not measured.
         p99_low_ms: The lower end of its confidence interval; None if it was not measured.
         timed: Requests whose time is known; None if it is all of them.
         p50_ms: Median of the time that it took; None if it was not measured.
+        rows: Rows with a score, one that was asked about again counted again; None if it is as many as there are scores.
     """
 
     requests: int
@@ -52,6 +53,7 @@ class LiveFigures:
     p99_low_ms: float | None = None
     timed: int | None = None
     p50_ms: float | None = None
+    rows: int | None = None
 
     @classmethod
     def none(cls) -> "LiveFigures":

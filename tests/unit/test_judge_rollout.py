@@ -334,6 +334,14 @@ class TestStep:
             == "revert"
         )
 
+    def test_different_rows_count_and_where_there_are_too_few_of_them_the_replay_does(self, replay):
+        beside = live(2000, scores=self.scores(2, 2000))
+        few = replace(live(300, scores=self.scores(1, 49, shift=1.5)), rows=300)
+        assert self.judge(few, beside, replay).verdict == "advance"
+        enough = replace(live(300, scores=self.scores(1, 80, shift=5)), rows=300)
+        assert self.judge(enough, beside, replay).verdict == "revert"
+        assert self.judge(replace(few, rows=49), beside, replay).verdict == "inconclusive"
+
     @pytest.mark.parametrize(
         ("candidate", "champion", "check"),
         [

@@ -168,3 +168,29 @@ def test_a_lake_that_cannot_be_read_is_said_and_files_still_count(config, settin
 
     assert scored_since(config, settings, Lake(settings.lake), since=NOON)[1].requests == 1
     assert "cannot be read" in caplog.text
+
+
+def test_a_row_that_is_asked_about_again_has_one_score_and_without_an_id_nobody_knows(config, settings):
+    probe = [row(0, request=f"p{i}", id="probe", score=0.9) for i in range(60)]
+    others = [row(i, id=f"k{i}", score=0.1) for i in range(1, 41)]
+    changed = [row(0, request="c", id="k1", score=0.3)]
+    write(settings, [*probe, *others, *changed], name="20260501T121000000000Z-1-ab-000001")
+    write(settings, probe, name="20260501T121100000000Z-1-ab-000002")
+    reader = TrafficReader(config, settings, None, since=NOON)
+    found = reader.update()[1]
+    assert (found.requests, found.rows, found.timed) == (161, 161, 161)
+    assert sorted(found.scores) == [0.1] * 40 + [0.3, 0.9]
+    rows, scores = reader.sample(1)
+    assert sorted(scores) == sorted(found.scores)
+    assert rows.logged == 42
+    write(settings, [row(0, request=f"n{i}") for i in range(5)], name="20260501T121200000000Z-1-ab-000003")
+    found = reader.update()[1]
+    assert (found.rows, len(found.scores)) == (166, 47)
+
+
+def test_known_rows_are_bounded(config, settings, monkeypatch):
+    monkeypatch.setattr(read_traffic, "_KEPT_SCORES", 10)
+    write(settings, [row(i, id=f"k{i}") for i in range(50)])
+    reader = TrafficReader(config, settings, None, since=NOON)
+    assert reader.update()[1].rows == 50
+    assert len(reader._versions[1].known) == 10
