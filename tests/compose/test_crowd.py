@@ -170,7 +170,7 @@ def test_only_the_approver_answers_and_what_they_approved_serves(stack: Stack) -
         if asked():
             stack.client("op")._request("PATCH", question, json=yes)
         state = client._request("GET", path)["state"]
-        assert state != "failed"
+        assert state != "failed", logs_of_failures(client, path)
         return bool(state == "success")
 
     wait_for(ended, "version 1 is deployed", seconds=300, every=2)
@@ -178,6 +178,13 @@ def test_only_the_approver_answers_and_what_they_approved_serves(stack: Stack) -
     assert (newest["action"], newest["version"]) == ("promote", 1)
     assert newest["actor"] == f"vetted__deploy/{run_id} by op"
     assert newest["evidence"]["approval"]["reason"] == "seen in staging"
+
+
+def logs_of_failures(client: AirflowClient, run: str) -> str:
+    """What the failed tasks of a run said at last."""
+    tasks = client._request("GET", f"{run}/taskInstances")["task_instances"]
+    failed = [(task["task_id"], task["try_number"]) for task in tasks if task["state"] == "failed"]
+    return "\n".join(str(client._request("GET", f"{run}/taskInstances/{task}/logs/{number}"))[-4000:] for task, number in failed)
 
 
 def releases(stack: Stack, model: str) -> list[dict[str, Any]]:
