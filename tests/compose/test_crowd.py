@@ -29,7 +29,7 @@ data: {{source: {{type: csv, path: "{data}"}}, time: at, label: y}}
 train: {{window: 30d, holdout: 7d{search}}}
 gates: {{beat_baseline: false, min_rows: 20}}
 approval: {{required: true{approvers}}}
-deploy: {{port: {port}}}
+deploy: {{port: {port}, rollout: {{steps: [100], bake: 5s, min_requests: 50}}}}
 retrain: {{on: []}}
 """
 CODE = """\
