@@ -42,6 +42,7 @@ class _Version:
     def add(self, row_id: str | None, features: str, score: float) -> None:
         """Count a row. One that was asked about before, as by what watches an endpoint, has a score already; without an id nobody knows."""
         self.rows += 1
+        self.newest.append((features, score))
         if row_id is not None:
             key = hash((row_id, features))
             if key in self.known:
@@ -50,7 +51,6 @@ class _Version:
             if len(self.known) > _KEPT_SCORES:
                 del self.known[next(iter(self.known))]
         self.scores.append(score)
-        self.newest.append((features, score))
 
 
 class TrafficReader:
@@ -90,7 +90,7 @@ class TrafficReader:
         return {version: _figures(found) for version, found in sorted(self._versions.items())}
 
     def sample(self, version: int) -> tuple[ReplayRows, list[float]]:
-        """The newest different rows, at most 500, that a version answered with a score, and these scores."""
+        """The newest rows, at most 500, that a version answered with a score, and these scores."""
         newest = list(self._versions[version].newest) if version in self._versions else []
         features, scores = [text for text, _ in newest], [score for _, score in newest]
         return ReplayRows(features, [None] * len(features), logged=len(features), held_out=0), scores
