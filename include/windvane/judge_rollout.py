@@ -229,7 +229,7 @@ def _evidence(candidate: LiveFigures, replayed: LiveFigures, wanted: int) -> Che
     figures = {"requests": candidate.requests, "replayed": replayed.requests, "needed": wanted}
     if candidate.requests >= wanted:
         return Check("evidence", "advance", f"{candidate.requests} live requests", figures)
-    told = f"{candidate.requests} live requests and {replayed.requests} replayed rows, {wanted} are needed"
+    told = f"{candidate.requests} live requests and {replayed.requests} replayed rows, {wanted} are needed: deploy.rollout.min_requests"
     return Check("evidence", "advance" if candidate.requests + replayed.requests >= wanted else "inconclusive", told, figures)
 
 
