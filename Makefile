@@ -67,7 +67,7 @@ compose-down:  ## Stop the containers, also those of the models; volumes and sta
 compose-demo:  ## Run the story of `make demo` on the containers that `make compose-up` started.
 	@docker compose run --rm demo demo --until $(UNTIL)
 
-test-compose: $(INSTALLED_DEV)  ## Bring the containers up from nothing, run the story, kill a worker, PostgreSQL and Redis; a quarter of an hour.
+test-compose: $(INSTALLED_DEV)  ## Bring the containers up from nothing, run the story, kill a worker, PostgreSQL and Redis; 25 minutes.
 	@$(BIN)/python -m pytest tests/compose
 
 check: $(INSTALLED_DEV)  ## Format, lint, types, import contracts, generated files, configs.
