@@ -1,6 +1,7 @@
 """Prometheus on the live stack: it reaches everything, every dashboard has something to show, and no alert fires without cause."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,10 @@ def test_every_panel_has_something_to_show(stack: Stack, board: Path) -> None:
     def empty() -> list[str]:
         return [f"{title}: {expression}" for expression, title in asked.items() if not query(stack, expression)]
 
-    try:
-        wait_for(lambda: not empty(), f"every panel of {board.stem} shows a series", seconds=150, every=5)
-    except AssertionError:
-        assert empty() == []
+    give_up = time.monotonic() + 150
+    while (missing := empty()) and time.monotonic() < give_up:
+        time.sleep(5)
+    assert missing == []
 
 
 def test_no_alert_about_the_platform_fires_while_it_works(stack: Stack) -> None:
