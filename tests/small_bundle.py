@@ -1,5 +1,6 @@
 """A tiny real bundle and a project around it, for tests of what is done with bundles."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,7 +78,7 @@ def make_bundle(settings: Settings, *, seed: int = 1, passed: bool | None = True
         manifest={
             "model": MODEL,
             "task": "binary_classification",
-            "training_key": f"{seed:064x}",
+            "training_key": hashlib.sha256(f"{seed} {more_code}".encode()).hexdigest(),
             "signature": [column.as_json() for column in describe_columns(rows, exclude=())],
             "classes": [0, 1],
             "id": "customer",

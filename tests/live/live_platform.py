@@ -183,9 +183,11 @@ class Live:
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{asked['task_id']}/-1/hitlDetails"
 
         def answered() -> bool:
-            # Airflow loses an answer that comes before the process of the task has ended, and asks again
+            # Airflow loses an answer that comes before its scheduler has seen the asking process end, and asks again, four times at most
             details = self.client._request("GET", path)
             if not details["response_received"] and details["task_instance"]["state"] == "awaiting_input":
+                # nobody reads faster
+                time.sleep(2)
                 self.client._request("PATCH", path, json={"chosen_options": [option], "params_input": {"reason": reason}})
             return self._ended(dag_id, run_id) is not None
 

@@ -1,8 +1,6 @@
 """Runs that something other than a person starts: a file that lands, a clock; and a config that cannot be used."""
 
 from datetime import datetime, timedelta
-from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -47,26 +45,9 @@ def test_a_clock_retrains(live: Live) -> None:
 
 
 def test_a_challenger_waits_for_a_person(live: Live) -> None:
-    def asked() -> dict[str, Any] | None:
-        found = live.client._request("GET", "/dags/landed__deploy/dagRuns/~/hitlDetails", params={"response_received": False})
-        # the question exists a moment before the task that asks it has parked
-        parked = [detail for detail in found["hitl_details"] if detail["task_instance"]["state"] == "awaiting_input"]
-        return dict(parked[0]) if parked else None
-
-    question = until(asked, seconds=120, what="a question")
+    question = live.question("landed__deploy")
     assert live.ledger.last("landed") is None
-    run_id = question["task_instance"]["dag_run_id"]
-    path = f"/dags/landed__deploy/dagRuns/{quote(run_id, safe='')}/taskInstances/approve/-1/hitlDetails"
-
-    def answered() -> bool:
-        # Airflow loses an answer that comes before the process of the task has ended, and asks again
-        details = live.client._request("GET", path)
-        if not details["response_received"] and details["task_instance"]["state"] == "awaiting_input":
-            live.client._request("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {}})
-        return live._ended("landed__deploy", run_id) is not None
-
-    until(answered, seconds=240, what="the deployment")
-    live.wait_for("landed__deploy", run_id)
+    live.answer(question)
     released = live.ledger.last("landed")
     assert released is not None
     assert (released.action, released.version) == ("promote", 1)
