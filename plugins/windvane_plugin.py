@@ -18,7 +18,9 @@ class WindvanePlugin(AirflowPlugin):
         if "api-server" not in sys.argv:
             return []
         from windvane_airflow.ui.build_app import build_app
+        from windvane_airflow.ui.log_actions import log_actions_aside
 
+        log_actions_aside()
         return [{"app": build_app(), "url_prefix": "/windvane", "name": "Windvane"}]
 
     @cached_property

@@ -161,6 +161,20 @@ def test_many_requests_at_once_are_all_answered(server: Server) -> None:
         assert Counter(answers) == {200: len(paths)}
 
 
+def test_runs_that_many_trigger_at_once_are_all_made_and_logged(server: Server) -> None:
+    """SQLite has one writer: whoever waits for it must not stop whoever has written and is about to commit."""
+    dag_id, runs = f"{server.model}__score", 100
+    server.token("editor")
+
+    def trigger(_: int) -> int:
+        return server.ask("editor", "POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None}).status_code
+
+    with ThreadPoolExecutor(10) as crowd:
+        assert Counter(crowd.map(trigger, range(runs))) == {200: runs}
+    logged = server.ask("admin", "GET", f"/api/v2/eventLogs?dag_id={dag_id}&event=trigger_dag_run").json()
+    assert logged["total_entries"] == runs
+
+
 def test_json_is_compressed_and_not_kept(server: Server) -> None:
     answer = server.ask("viewer", "GET", "/windvane/api/models", headers={"Accept-Encoding": "gzip"})
     assert answer.headers["content-encoding"] == "gzip"
