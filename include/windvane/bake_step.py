@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,14 +99,16 @@ def bake_step(
     plan: Plan,
     release: Release,
     *,
+    before: Mapping[int, Counted],
     began: datetime,
     champion: int | None,
     replay: Mapping[str, Any] | None,
 ) -> Judgement:
-    """Watch a step until it is judged; an attempt that goes on after a crash continues the bake from the row's own time.
+    """Watch a step from now on until it is judged; the traffic has moved.
 
     Args:
         release: The row that began the step.
+        before: What `target.counts` said before the traffic moved, so that the first requests count, too.
         began: When the rollout began.
         champion: The version that served before; None for a first version. Where it has no traffic beside the candidate, what it did
             shortly before and in the earlier steps is compared.
@@ -124,13 +126,13 @@ def bake_step(
     earlier = LiveFigures.none()
     if champion is not None and champion not in release.traffic:
         earlier = scored_since(config, settings, lake, since=began - _EARLIER).get(champion, earlier)
-    resumed = datetime.now(UTC) - release.time > timedelta(seconds=bake)
-    before = {} if resumed else target.counts()
+    # not from the row's time on: a container may take longer to come up than a bake
+    since = time.monotonic()
     down_since: float | None = None
     silence = Silence()
     record = RolloutRecord(config, settings, release, champion=champion, began=began, bake_seconds=bake, limit_seconds=limit)
     while True:
-        elapsed = (datetime.now(UTC) - release.time).total_seconds()
+        elapsed = time.monotonic() - since
         last = ledger.last(plan.model)
         if last is None or last.epoch != release.epoch:
             raise StaleEpoch(f"release ledger: {plan.model}: epoch {release.epoch} is not the newest any more; this attempt is superseded")
@@ -148,7 +150,7 @@ def bake_step(
         _show(plan, release, elapsed, bake, figures, judgement)
         record.write(elapsed_seconds=elapsed, figures=figures, judgement=judgement)
         if counted.get(plan.version, Counted()).down:
-            down_since = down_since or time.monotonic()
+            down_since = time.monotonic() if down_since is None else down_since
             if time.monotonic() - down_since > _DOWN_SECONDS:
                 return _reverted("health", f"it has failed its health checks for {_DOWN_SECONDS:.0f} s")
         else:
@@ -160,11 +162,11 @@ def bake_step(
         urgent = [check for check in judgement.checks if check.verdict == "revert" and check.name in _URGENT]
         if urgent or (judgement.verdict == "revert" and elapsed >= bake):
             return judgement
-        # what waits for an answer is no evidence yet
-        if elapsed >= bake and judgement.verdict == "advance" and not silent_seconds:
+        # what waits for an answer is no evidence yet, and what is down has had few requests
+        if elapsed >= bake and judgement.verdict == "advance" and not silent_seconds and down_since is None:
             return _judge_again(config, settings, target, plan, reader, figures, beside, replay)
         if elapsed >= limit:
-            return judgement
+            return judgement if judgement.verdict != "advance" else _reverted("health", "again and again it is down or lets requests wait")
         time.sleep(_LOOK_SECONDS)
 
 

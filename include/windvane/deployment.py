@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from windvane.bake_step import Counted, bake_limit, bake_step
 from windvane.config import ModelConfig
-from windvane.errors import RehearsalFailed, RolloutFailed, StaleEpoch, WindvaneError
+from windvane.errors import RehearsalFailed, RolloutFailed, ServiceUnavailable, StaleEpoch, WindvaneError
 from windvane.failpoints import failpoint
 from windvane.judge_rollout import Judgement
 from windvane.ledger import Action, Ledger, Release, settled_row
@@ -159,11 +159,12 @@ def _watch(
 ) -> dict[str, Any]:
     """Bring one step in line with its row, let it bake, and take it back if it is not good."""
     settled = _settled_before(ledger, plan)
+    bakes, seen = target.in_steps and not plan.rollback, dict[str, Any]()
     try:
+        before = _counts(target) if bakes else {}
         target.shift(release)
         failpoint("shifted")
-        seen = target.observe(plan) if release.traffic.get(plan.version) == 100 else {}
-        if target.in_steps and not plan.rollback:
+        if bakes:
             judgement = bake_step(
                 config,
                 settings,
@@ -171,6 +172,7 @@ def _watch(
                 ledger,
                 plan,
                 release,
+                before=before,
                 began=_own_rows(ledger, plan)[0].time,
                 champion=settled.serving if settled else None,
                 replay=evidence.get("replay") or release.evidence.get("replay"),
@@ -180,7 +182,10 @@ def _watch(
                 raise _Judged(
                     judgement, f"{plan.model} version {plan.version} at {release.traffic.get(plan.version)} %: {judgement.reason}"
                 )
-            seen |= {"judgement": judgement.as_json()}
+            seen["judgement"] = judgement.as_json()
+        # last, as a version that crashes again and again is noticed sooner by its errors than by its answers
+        if release.traffic.get(plan.version) == 100:
+            seen |= target.observe(plan)
     except StaleEpoch:
         raise
     except WindvaneError as exc:
@@ -192,6 +197,14 @@ def _watch(
         raise
     log.info("%s version %d at %s %%: %s", plan.model, plan.version, release.traffic.get(plan.version), seen)
     return seen
+
+
+def _counts(target: Target) -> dict[int, Counted]:
+    try:
+        return target.counts()
+    except ServiceUnavailable:
+        # nothing stands in front of a model that never served
+        return {}
 
 
 class _Judged(RolloutFailed):

@@ -39,7 +39,7 @@ class FakeTarget:
         return self._call("rehearse", plan)
 
     def counts(self):
-        return {}
+        return {2: Counted(len(self.calls))}
 
     def shift(self, release):
         self._call("shift", release)
@@ -291,8 +291,11 @@ def judge(monkeypatch, target):
     target.in_steps = True
     said = {"verdicts": {}, "baked": []}
 
-    def bake(config, settings, target, ledger, plan, release, *, began, champion, replay):
+    def bake(config, settings, target, ledger, plan, release, *, before, began, champion, replay):
         share = release.traffic[plan.version]
+        # as counted before the traffic moved
+        assert before == {2: Counted(len(target.calls) - 1)}
+        target.calls.append(("bake", share))
         said["baked"].append((share, champion, replay))
         verdict = said["verdicts"].get(share, "advance")
         return Judgement(verdict, (Check("errors", verdict, "3 of 9 requests failed"),))
@@ -310,6 +313,7 @@ def test_traffic_moves_in_steps_that_are_rows(settings, ledger, target, judge):
     deploy(settings, plan_of(1, A))
     assert judge["baked"] == [(100, None, None)]
     judge["baked"].clear()
+    target.calls.clear()
 
     staged(settings, plan_of(2, B, epoch=2))
     promote(make_config(), settings, plan_of(2, B, epoch=2))
@@ -321,6 +325,7 @@ def test_traffic_moves_in_steps_that_are_rows(settings, ledger, target, judge):
         (6, "promote", 2, {2: 100}),
     ]
     assert judge["baked"] == [(10, 1, {"loss": 0.1}), (50, 1, {"loss": 0.1}), (100, 1, {"loss": 0.1})]
+    assert target.calls[1:-1] == [("shift", 2), ("bake", 10), ("shift", 2), ("bake", 50), ("shift", 2), ("bake", 100), ("observe", 2)]
     assert ledger.history(MODEL)[3].evidence["step"]["judgement"]["verdict"] == "advance"
     assert all(row.until > row.time + timedelta(seconds=60) for row in ledger.history(MODEL)[2:5])
 

@@ -104,7 +104,7 @@ class Failing:
 
 def test_a_step_that_is_watched_is_recorded_until_it_is_judged(settings, ledger, release):
     plan = Plan("churn", 2, "a" * 64, False, 1, "because", "test")
-    judgement = bake_step(CONFIG, settings, Failing(), ledger, plan, release, began=release.time, champion=1, replay=None)
+    judgement = bake_step(CONFIG, settings, Failing(), ledger, plan, release, before={}, began=release.time, champion=1, replay=None)
 
     told = describe_model(settings, "churn")["rollout"]
     assert judgement.verdict == told["verdict"] == "revert"
