@@ -124,7 +124,10 @@ def _runs(story: Story, now: datetime) -> Iterator[dict[str, Any]]:
     if story.end == "rollback":
         yield _run(model, "deploy", "manual__2", now - timedelta(minutes=5), 1, user="editor")
     if story.end == "failed_run":
-        yield _run(model, "train", "manual__failed", now - timedelta(hours=3), 2, failed=True, user="admin")
+        # after what a clock started, also in the first hours of a week or a month
+        clocks = [story.weeks[-1].window.end, now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)]
+        begin = max(now - timedelta(hours=3), *(clock + timedelta(minutes=15) for clock in clocks))
+        yield _run(model, "train", "manual__failed", begin, 2, failed=True, user="admin")
 
 
 def _run(

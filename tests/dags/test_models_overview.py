@@ -182,7 +182,8 @@ def test_a_failure_counts_until_a_newer_run_has_ended(seeded: tuple[Path, Sessio
     model = next(story.model for story in stories if story.end == "failed_run")
     train = update(DagRun).where(DagRun.dag_id == f"{model}__train")
     for state, failed in (("running", 1), ("success", 0)):
-        session.execute(train.where(DagRun.run_id == "asset_triggered__v1").values(state=state, end_date=NOW if failed == 0 else None))
+        ended = NOW + timedelta(hours=1) if state == "success" else None
+        session.execute(train.where(DagRun.run_id == "asset_triggered__v1").values(state=state, end_date=ended))
         assert len(read_models(session, model)[model].failed) == failed
     session.rollback()
 
