@@ -64,7 +64,8 @@ def steady_load(
             while not stop.wait(max(due - time.monotonic(), 0)):
                 if not ask(connection, payloads[turn % len(payloads)]) or number % 2:
                     connection.close()
-                due += clients / per_second
+                # who waited long for an answer does not send at once all that was due meanwhile
+                due = max(due + clients / per_second, time.monotonic() - 1)
                 turn += 1
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
