@@ -202,8 +202,9 @@ def _watch(
 def _counts(target: Target) -> dict[int, Counted]:
     try:
         return target.counts()
-    except ServiceUnavailable:
-        # nothing stands in front of a model that never served
+    except ServiceUnavailable as exc:
+        # a model that never served has nothing that counts, and what does not answer is started by the shift and counts from nothing
+        log.info("what was counted before is not known: %s", exc)
         return {}
 
 

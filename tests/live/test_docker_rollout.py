@@ -30,7 +30,6 @@ pytestmark = [pytest.mark.live, pytest.mark.docker]
 SWITCHES = int(os.environ.get("WINDVANE_SWITCHES", "20"))
 PER_SECOND = 110
 ROLLOUT = Rollout.model_validate({"shadow": 300, "steps": [50, 100], "bake": "4s", "min_requests": 100})
-AT_ONCE = Rollout.model_validate({"shadow": 50, "steps": [50, 100], "bake": "0s", "min_requests": 10})
 _random = np.random.default_rng(3)
 BODIES = [
     {"dataframe_records": [{"calls": float(calls), "months": float(months), "customer": f"c{number}"}]}
@@ -151,8 +150,6 @@ def containers_of(settings, **labels):
 
 @pytest.mark.timeout(900)
 def test_promotions_and_rollbacks_lose_no_request(config, settings, ledger, champion):
-    # traffic moves as soon as it can; how a step is judged is tested below
-    config = config.model_copy(update={"deploy": config.deploy.model_copy(update={"rollout": AT_ONCE})})
     bundles = [make_bundle(settings, seed=seed) for seed in (1, 2)]
     rollback_seconds = []
     with steady_load(url_of(config), BODIES, per_second=PER_SECOND) as load:

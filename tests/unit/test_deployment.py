@@ -330,6 +330,22 @@ def test_traffic_moves_in_steps_that_are_rows(settings, ledger, target, judge):
     assert all(row.until > row.time + timedelta(seconds=60) for row in ledger.history(MODEL)[2:5])
 
 
+def test_a_first_version_has_nothing_that_counts_yet(settings, ledger, target, monkeypatch):
+    target.in_steps, found = True, []
+
+    def counts():
+        raise ServiceUnavailable("haproxy: is its container running?")
+
+    def bake(*_, before, **__):
+        found.append(before)
+        return Judgement("advance", (Check("errors", "advance", "none"),))
+
+    monkeypatch.setattr(target, "counts", counts)
+    monkeypatch.setattr(deploying, "bake_step", bake)
+    deploy(settings, plan_of(1, A))
+    assert (found, ledger.last(MODEL).action) == ([{}], "promote")
+
+
 @pytest.mark.parametrize("verdict", ["revert", "inconclusive"])
 def test_a_step_that_is_not_good_goes_back_with_its_reason(settings, ledger, target, judge, verdict):
     deploy(settings, plan_of(1, A))
